@@ -1,0 +1,6 @@
+//! runtime
+mod id;
+mod ipc;
+mod supervisor;
+
+pub use id::WorkerId;
