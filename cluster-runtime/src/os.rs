@@ -1,0 +1,181 @@
+//! Every unsafe block of the crate, each behind a safe function with its reason.
+//!
+//! Nothing here knows what a worker is; callers say what they mean and this file says how Linux is asked for it.
+#![expect(unsafe_code, reason = "this file is where the crate keeps its unsafe blocks")]
+
+use std::io::{self, IoSlice};
+use std::mem;
+use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
+use std::os::unix::process::CommandExt;
+use std::process::Command;
+
+use nix::errno::Errno;
+use nix::fcntl::{FcntlArg, FdFlag, fcntl};
+use nix::sys::signal::{SaFlags, SigAction, SigHandler, SigSet, SigmaskHow, Signal, pthread_sigmask, sigaction};
+use nix::sys::socket::{ControlMessage, MsgFlags, sendmsg};
+use nix::unistd::Pid;
+use tokio::io::Interest;
+use tokio::io::unix::AsyncFd;
+
+use crate::ExitStatus;
+
+/// Room for the 253 descriptors that Linux lets one message carry: a peer cannot send more than we have room for.
+const CONTROL_SPACE: usize = 1040;
+
+#[repr(align(8))]
+struct ControlSpace([u8; CONTROL_SPACE]);
+
+/// Removes `name` from this process's environment.
+///
+/// Refuses when another thread runs, because that thread may be reading the environment at this moment.
+pub(crate) fn remove_env(name: &str) -> io::Result<()> {
+    if thread_count()? > 1 {
+        return Err(io::Error::other("another thread was started before cluster took over; start it after"));
+    }
+    // SAFETY: this is the only thread of the process, so nobody reads the environment meanwhile.
+    unsafe { std::env::remove_var(name) };
+    Ok(())
+}
+
+/// Takes ownership of a descriptor that this process inherited under a number agreed with its parent.
+///
+/// From here on it is closed on exec, so that no grandchild keeps it. Call it once for a number.
+pub(crate) fn adopt_inherited(number: RawFd) -> io::Result<OwnedFd> {
+    // SAFETY: the borrow lives for the two fcntl calls only, and a number that is not open makes them fail cleanly.
+    let borrowed = unsafe { BorrowedFd::borrow_raw(number) };
+    fcntl(borrowed, FcntlArg::F_GETFD)?;
+    fcntl(borrowed, FcntlArg::F_SETFD(FdFlag::FD_CLOEXEC))?;
+    // SAFETY: the descriptor is open (fcntl succeeded), was made by the parent for us alone, and boot adopts each
+    // number once, before anything else runs.
+    Ok(unsafe { OwnedFd::from_raw_fd(number) })
+}
+
+/// Lets the child of `command` inherit `fds` and start with `blocked` signals held back.
+///
+/// The flags are changed in the child between fork and exec: changed in the parent they would leak into whatever another
+/// thread spawns at the same moment.
+pub(crate) fn prepare_child(command: &mut Command, fds: Vec<RawFd>, blocked: SigSet) {
+    let prepare = move || {
+        for fd in &fds {
+            // SAFETY: the parent keeps the descriptors open until spawn has returned.
+            fcntl(unsafe { BorrowedFd::borrow_raw(*fd) }, FcntlArg::F_SETFD(FdFlag::empty()))?;
+        }
+        pthread_sigmask(SigmaskHow::SIG_SETMASK, Some(&blocked), None)?;
+        Ok(())
+    };
+    // SAFETY: the closure makes system calls only: no allocation, no lock, nothing that is not async-signal-safe.
+    unsafe { command.pre_exec(prepare) };
+}
+
+/// Opens a descriptor that becomes readable when the process ends.
+pub(crate) fn pidfd_open(pid: Pid) -> io::Result<OwnedFd> {
+    // SAFETY: the call takes two integers and touches no memory of ours.
+    let fd = unsafe { libc::syscall(libc::SYS_pidfd_open, pid.as_raw(), 0) };
+    let fd = RawFd::try_from(Errno::result(fd)?).map_err(io::Error::other)?;
+    // SAFETY: the kernel has just made this descriptor for us (closed on exec by its nature).
+    Ok(unsafe { OwnedFd::from_raw_fd(fd) })
+}
+
+/// Registers a descriptor with the tokio runtime that this is called in.
+pub(crate) fn register(fd: OwnedFd, interest: Interest) -> io::Result<AsyncFd<OwnedFd>> {
+    // SAFETY: an OwnedFd names the same open file from its creation to its drop, which the registration owns from here on.
+    unsafe { AsyncFd::register_with_interest(fd, interest) }.map_err(Into::into)
+}
+
+/// Reaps the child `pid`, which has ended.
+///
+/// Not by nix, which has no word for a real-time signal.
+pub(crate) fn reap(pid: Pid) -> io::Result<ExitStatus> {
+    let mut status = 0;
+    // SAFETY: the call writes one integer, to a live place.
+    let reaped = unsafe { libc::waitpid(pid.as_raw(), &raw mut status, libc::WNOHANG) };
+    match Errno::result(reaped)? {
+        0 => Err(io::Error::other("it has not ended")),
+        _ if libc::WIFSIGNALED(status) => Ok(ExitStatus::Signal(libc::WTERMSIG(status))),
+        _ => Ok(ExitStatus::Code(libc::WEXITSTATUS(status))),
+    }
+}
+
+/// Makes this process survive `signals` by doing nothing when they come.
+///
+/// A handler and not `SIG_IGN`: exec resets a handler, so programs that this process starts get the default back.
+pub(crate) fn outlive(signals: &[Signal]) -> io::Result<()> {
+    extern "C" fn nothing(_: libc::c_int) {}
+    let action = SigAction::new(SigHandler::Handler(nothing), SaFlags::SA_RESTART, SigSet::empty());
+    for signal in signals {
+        // SAFETY: the handler is empty, thus async-signal-safe.
+        unsafe { sigaction(*signal, &action) }?;
+    }
+    Ok(())
+}
+
+/// Ends this process at once, without unwinding and without exit handlers.
+pub(crate) fn kill_self() -> ! {
+    _ = nix::sys::signal::kill(Pid::this(), Signal::SIGKILL);
+    // SIGKILL of oneself does not return; a process that is PID 1 of its namespace is immune to it, though.
+    // SAFETY: _exit takes an integer and never returns.
+    unsafe { libc::_exit(137) }
+}
+
+/// Sends one packet with descriptors over a SEQPACKET socket; never blocks.
+pub(crate) fn send_packet(socket: BorrowedFd<'_>, bytes: &[u8], fds: &[BorrowedFd<'_>]) -> io::Result<()> {
+    let raw: Vec<RawFd> = fds.iter().map(AsRawFd::as_raw_fd).collect();
+    let rights = [ControlMessage::ScmRights(&raw)];
+    let control = if raw.is_empty() { &rights[..0] } else { &rights[..] };
+    let flags = MsgFlags::MSG_DONTWAIT | MsgFlags::MSG_NOSIGNAL;
+    sendmsg::<()>(socket.as_raw_fd(), &[IoSlice::new(bytes)], control, flags, None)?;
+    Ok(())
+}
+
+/// What [`receive_packet`] found.
+pub(crate) struct Packet {
+    /// Bytes of the buffer that were filled; 0 is the end of the lane.
+    pub(crate) len: usize,
+    /// The descriptors that came along, owned from the first moment.
+    pub(crate) fds: Vec<OwnedFd>,
+    /// The packet was larger than the buffer, or this process has no room for more descriptors.
+    pub(crate) truncated: bool,
+}
+
+/// Receives one packet with its descriptors from a SEQPACKET socket; never blocks.
+pub(crate) fn receive_packet(socket: BorrowedFd<'_>, buffer: &mut [u8]) -> io::Result<Packet> {
+    let mut space = ControlSpace([0; CONTROL_SPACE]);
+    let mut part = libc::iovec { iov_base: buffer.as_mut_ptr().cast(), iov_len: buffer.len() };
+    // SAFETY: msghdr is plain data for which all zeroes is a valid value.
+    let mut header: libc::msghdr = unsafe { mem::zeroed() };
+    header.msg_iov = &raw mut part;
+    header.msg_iovlen = 1;
+    header.msg_control = space.0.as_mut_ptr().cast();
+    header.msg_controllen = CONTROL_SPACE;
+    // SAFETY: the header points to live buffers of the lengths that it states.
+    let received = unsafe {
+        libc::recvmsg(socket.as_raw_fd(), &raw mut header, libc::MSG_DONTWAIT | libc::MSG_CMSG_CLOEXEC)
+    };
+    let len = usize::try_from(Errno::result(received)?).map_err(io::Error::other)?;
+    let truncated = header.msg_flags & (libc::MSG_TRUNC | libc::MSG_CTRUNC) != 0;
+    Ok(Packet { len, fds: take_rights(&header), truncated })
+}
+
+/// Owns every descriptor that a received message installed, also when the kernel had to cut the list short (which it does
+/// when this process runs out of descriptors): nix gives up on such a message, and those already installed would leak.
+fn take_rights(header: &libc::msghdr) -> Vec<OwnedFd> {
+    let mut fds = Vec::new();
+    // SAFETY: the header was filled by recvmsg and its control buffer is alive; the CMSG functions stay inside the length
+    // that the kernel wrote, and each number found is a descriptor made for us just now, owned exactly once, here.
+    unsafe {
+        let mut control = libc::CMSG_FIRSTHDR(header);
+        while let Some(message) = control.as_ref() {
+            if message.cmsg_level == libc::SOL_SOCKET && message.cmsg_type == libc::SCM_RIGHTS {
+                let count = (message.cmsg_len - libc::CMSG_LEN(0) as usize) / size_of::<RawFd>();
+                let numbers = libc::CMSG_DATA(control).cast::<RawFd>();
+                fds.extend((0..count).map(|i| OwnedFd::from_raw_fd(numbers.add(i).read_unaligned())));
+            }
+            control = libc::CMSG_NXTHDR(header, control);
+        }
+    }
+    fds
+}
+
+fn thread_count() -> io::Result<usize> {
+    Ok(std::fs::read_dir("/proc/self/task")?.count())
+}
