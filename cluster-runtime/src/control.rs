@@ -1,0 +1,209 @@
+//! The control lane: what the runtime itself says between a worker and its primary, both ends.
+//!
+//! A SEQPACKET socket pair: small packets, whole or not at all, descriptors along with them. The user's messages never travel
+//! here, so that a flood of them cannot delay an order to drain.
+
+use std::io;
+use std::net::SocketAddr;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::time::Duration;
+
+use nix::sys::socket::{AddressFamily, SockFlag, SockType, socketpair};
+use serde::de::DeserializeOwned;
+use serde::{Deserialize, Serialize};
+use tokio::io::Interest;
+use tokio::io::unix::AsyncFd;
+
+use crate::ipc::{Fingerprint, codec};
+use crate::os;
+
+/// The first byte of every packet; raised whenever the vocabulary below changes.
+const PROTOCOL: u8 = 1;
+/// No packet is larger. Text in them is cut to fit.
+const LARGEST_PACKET: usize = 4096;
+
+/// What a worker says.
+#[derive(Debug, Serialize, Deserialize)]
+pub(crate) enum FromWorker {
+    /// The first packet: what this build's messages look like.
+    Hello { up: Schema, down: Schema },
+    /// The user's program listens on this address; answered by [`ToWorker::Listening`] with the same number.
+    Listen { request: u64, port: PortRequest },
+    /// It serves.
+    Ready,
+    /// It has begun to drain although nobody asked it to: TERM came to it directly, or the user called `disconnect`.
+    Leaving,
+    /// It takes no more connections from this socket, whose queue is empty.
+    Drained(SocketAddr),
+}
+
+/// What the primary says.
+#[derive(Debug, Serialize, Deserialize)]
+pub(crate) enum ToWorker {
+    /// The hello was accepted; the user's `main` may start.
+    Welcome { grace: Duration },
+    /// The hello was not accepted; the worker ends.
+    Refused,
+    /// The socket comes along as a descriptor, or the errno of the failure.
+    Listening { request: u64, outcome: Result<SocketAddr, i32> },
+    /// Finish what runs, then end. `last`: nobody takes the accept queue over, so serve what is in it too.
+    Drain { grace: Duration, last: bool },
+}
+
+/// A message type as both sides must agree on it.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct Schema {
+    pub(crate) name: String,
+    pub(crate) fingerprint: Fingerprint,
+}
+
+impl Schema {
+    pub(crate) fn of<M: crate::Message>() -> Self {
+        // Cut so that a hello always fits into a packet; the fingerprint is what is compared.
+        Self { name: M::NAME.chars().take(200).collect(), fingerprint: M::fingerprint() }
+    }
+}
+
+/// The key of a shared port.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+pub(crate) struct PortRequest {
+    pub(crate) address: SocketAddr,
+    /// Tells apart the ports that the kernel chooses: the worker's n-th open listener on this address. All workers' n-th
+    /// share one port. 0 for a fixed port.
+    pub(crate) ordinal: u32,
+    /// What is spoken there, for the line that tells the user how to try it.
+    pub(crate) http: bool,
+}
+
+/// One end of the lane.
+pub(crate) struct Control {
+    socket: AsyncFd<OwnedFd>,
+}
+
+/// Why the lane cannot go on.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum ControlError {
+    #[error("control lane: {0}")]
+    Io(#[from] io::Error),
+    #[error("control lane: protocol {found} instead of {PROTOCOL}: it is of another build of cluster")]
+    Protocol { found: u8 },
+    #[error("control lane: a packet that makes no sense ({0})")]
+    Malformed(String),
+}
+
+/// Makes the two ends of a lane.
+pub(crate) fn pair() -> io::Result<(OwnedFd, OwnedFd)> {
+    let flags = SockFlag::SOCK_CLOEXEC | SockFlag::SOCK_NONBLOCK;
+    Ok(socketpair(AddressFamily::Unix, SockType::SeqPacket, None, flags)?)
+}
+
+impl Control {
+    /// Must be called inside a tokio runtime.
+    pub(crate) fn new(socket: OwnedFd) -> io::Result<Self> {
+        Ok(Self { socket: os::register(socket, Interest::READABLE | Interest::WRITABLE)? })
+    }
+
+    /// Sends one packet, waiting for room in the socket. Cancel safe: it was sent or it was not.
+    pub(crate) async fn send<T: Serialize>(&self, message: &T) -> io::Result<()> {
+        let packet = encode(message)?;
+        self.socket.async_io(Interest::WRITABLE, |socket| os::send_packet(socket.as_fd(), &packet, &[])).await
+    }
+
+    /// Sends one packet without waiting; `WouldBlock` means that the peer has not read for long.
+    pub(crate) fn send_now<T: Serialize>(&self, message: &T, fds: &[BorrowedFd<'_>]) -> io::Result<()> {
+        os::send_packet(self.socket.get_ref().as_fd(), &encode(message)?, fds)
+    }
+
+    /// The next packet, or `None` once the peer has closed. Cancel safe.
+    pub(crate) async fn receive<T: DeserializeOwned>(&self) -> Result<Option<(T, Vec<OwnedFd>)>, ControlError> {
+        let mut buffer = [0; LARGEST_PACKET];
+        let packet = self
+            .socket
+            .async_io(Interest::READABLE, |socket| os::receive_packet(socket.as_fd(), &mut buffer))
+            .await;
+        match packet {
+            Ok(packet) => decode(&buffer, packet),
+            // The peer died with unread packets from us in its socket: an end like any other.
+            Err(error) if error.kind() == io::ErrorKind::ConnectionReset => Ok(None),
+            Err(error) => Err(error.into()),
+        }
+    }
+
+    /// Like [`receive`](Self::receive), but only what is there already.
+    pub(crate) fn receive_now<T: DeserializeOwned>(&self) -> Result<Option<(T, Vec<OwnedFd>)>, ControlError> {
+        let mut buffer = [0; LARGEST_PACKET];
+        match os::receive_packet(self.socket.get_ref().as_fd(), &mut buffer) {
+            Ok(packet) => decode(&buffer, packet),
+            Err(error) if matches!(error.kind(), io::ErrorKind::WouldBlock | io::ErrorKind::ConnectionReset) => Ok(None),
+            Err(error) => Err(error.into()),
+        }
+    }
+}
+
+fn encode<T: Serialize>(message: &T) -> io::Result<Vec<u8>> {
+    let mut packet = vec![PROTOCOL];
+    codec::encode(message, |piece| packet.extend_from_slice(piece)).map_err(io::Error::other)?;
+    debug_assert!(packet.len() <= LARGEST_PACKET, "the vocabulary is made of small things");
+    Ok(packet)
+}
+
+fn decode<T: DeserializeOwned>(buffer: &[u8], packet: os::Packet) -> Result<Option<(T, Vec<OwnedFd>)>, ControlError> {
+    if packet.truncated {
+        return Err(ControlError::Malformed("larger than any of ours, or no room for its descriptors".into()));
+    }
+    match &buffer[..packet.len] {
+        [] => Ok(None),
+        [PROTOCOL, body @ ..] => match codec::decode(body) {
+            Ok(message) => Ok(Some((message, packet.fds))),
+            Err(error) => Err(ControlError::Malformed(error)),
+        },
+        [found, ..] => Err(ControlError::Protocol { found: *found }),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn lane() -> (Control, Control) {
+        let (one, other) = pair().unwrap();
+        (Control::new(one).unwrap(), Control::new(other).unwrap())
+    }
+
+    #[tokio::test]
+    async fn descriptors_travel_with_their_packet() {
+        let (primary, worker) = lane();
+        let (mut far, near) = std::os::unix::net::UnixStream::pair().unwrap();
+        let address = "127.0.0.1:3000".parse().unwrap();
+        let answer = ToWorker::Listening { request: 7, outcome: Ok(address) };
+        primary.send_now(&answer, &[near.as_fd()]).unwrap();
+        drop(near);
+        let (packet, fds) = worker.receive::<ToWorker>().await.unwrap().unwrap();
+        assert!(matches!(packet, ToWorker::Listening { request: 7, outcome: Ok(found) } if found == address));
+        let near: OwnedFd = fds.into_iter().next().unwrap();
+        use std::io::{Read as _, Write as _};
+        std::os::unix::net::UnixStream::from(near).write_all(b"through").unwrap();
+        let mut text = String::new();
+        far.read_to_string(&mut text).unwrap();
+        assert_eq!(text, "through");
+    }
+
+    #[tokio::test]
+    async fn an_ended_peer_is_the_end_of_the_lane() {
+        let (primary, worker) = lane();
+        worker.send(&FromWorker::Ready).await.unwrap();
+        drop(worker);
+        assert!(matches!(primary.receive().await, Ok(Some((FromWorker::Ready, _)))));
+        assert!(matches!(primary.receive::<FromWorker>().await, Ok(None)));
+    }
+
+    #[tokio::test]
+    async fn nonsense_is_an_error_and_never_a_panic() {
+        let cases: [&[u8]; 5] = [&[2, 0], &[PROTOCOL], &[PROTOCOL, 99], &[PROTOCOL, 2, 0], &[0xff; LARGEST_PACKET + 1]];
+        for case in cases {
+            let (primary, worker) = lane();
+            os::send_packet(worker.socket.get_ref().as_fd(), case, &[]).unwrap();
+            assert!(primary.receive::<FromWorker>().await.is_err(), "{case:?}");
+        }
+    }
+}
