@@ -1,0 +1,268 @@
+//! The worker's side: its life from the handshake to the exit, and what the user's code holds of it.
+//!
+//! One task (`attend`) speaks with the primary over the control lane. One small thread (`guard`) waits for the primary's
+//! death and ends a worker that does not end by itself.
+
+mod guard;
+mod process;
+
+use std::future::Future;
+use std::ops::Deref;
+use std::process::exit;
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::runtime::{Builder, Runtime};
+
+pub(crate) use process::{Phase, Process};
+
+use crate::boot::Inheritance;
+use crate::config::Settings;
+use crate::control::{Control, FromWorker, Schema, ToWorker};
+use crate::error::exit_code;
+use crate::ipc::{CallError, Lane, Message, NoMessages, Reply, SendError, TrySendError};
+use crate::run::WorkerMain;
+use crate::{WorkerId, boot};
+
+/// What a worker's `main` gets: who it is, and the messages between it and the primary.
+///
+/// Cheap to clone and usable from any task, as axum's state for instance. It dereferences to [`CurrentWorker`], which has
+/// the methods that need no message types.
+///
+/// `Up` is what workers send to the primary, `Down` what the primary sends to workers; see [`Message`].
+pub struct Worker<Up: Message = NoMessages, Down: Message = NoMessages> {
+    current: CurrentWorker,
+    lane: Lane<Up, Down>,
+}
+
+/// The worker that this code runs in; from [`worker`], or by dereferencing a [`Worker`].
+#[derive(Clone, Debug)]
+pub struct CurrentWorker {
+    process: Arc<Process>,
+}
+
+/// The worker that this code runs in.
+///
+/// ```no_run
+/// # fn f() -> String {
+/// format!("hello from worker {} (pid {})", cluster::worker().id(), std::process::id())
+/// # }
+/// ```
+///
+/// # Panics
+/// In a process that is no worker, such as the primary; [`is_worker`](crate::is_worker) tells.
+#[must_use]
+pub fn worker() -> CurrentWorker {
+    CurrentWorker { process: Arc::clone(Process::current()) }
+}
+
+impl CurrentWorker {
+    /// This worker's id, never used again in this cluster.
+    #[must_use]
+    pub fn id(&self) -> WorkerId {
+        self.process.identity().worker
+    }
+
+    /// The slot that this worker fills, from 0; its replacement gets the same.
+    #[must_use]
+    pub fn slot(&self) -> usize {
+        self.process.identity().slot
+    }
+
+    /// The generation that this worker belongs to, from 1; it rises when the cluster's code is reloaded.
+    #[must_use]
+    pub fn generation(&self) -> u64 {
+        self.process.identity().generation
+    }
+
+    /// Tells the primary that this worker serves.
+    ///
+    /// [`serve`](crate::serve()) and the first [`listen`](crate::listen()) imply it, so only workers that do neither need it;
+    /// without it the start timeout would end them. Further calls do nothing.
+    pub fn ready(&self) {
+        self.process.ready();
+    }
+
+    /// Waits until this worker is to end: the cluster stops, the primary is gone, TERM came, or [`disconnect`](Self::disconnect)
+    /// was called.
+    ///
+    /// Finish what runs, then return from `main`, within the grace period. A program that never asks for this ends at its next
+    /// `await` once its last connection is closed.
+    ///
+    /// ```no_run
+    /// # async fn f(app: axum::Router) -> std::io::Result<()> {
+    /// let listener = cluster::listen("127.0.0.1:3000").await?;
+    /// let shutdown = cluster::worker().shutdown();
+    /// axum::serve(listener, app).with_graceful_shutdown(shutdown).await
+    /// # }
+    /// ```
+    ///
+    /// # Cancel safety
+    /// Cancel safe; once it has completed, every further call completes at once.
+    pub fn shutdown(&self) -> impl Future<Output = ()> + Send + 'static {
+        self.process.expect_main_to_end();
+        let mut phase = self.process.phase();
+        async move {
+            // The sender lives as long as the process.
+            _ = phase.wait_for(|phase| *phase != Phase::Running).await;
+        }
+    }
+
+    /// Leaves the cluster gracefully: this worker drains and, unless the policy is never to restart, is replaced at once.
+    pub fn disconnect(&self) {
+        self.process.leave();
+    }
+}
+
+impl<Up: Message, Down: Message> Worker<Up, Down> {
+    /// Sends a message to the primary function; waits while it is slow to take what was sent before.
+    ///
+    /// When this returns, the message is on its way and in order; it reaches the primary even if `main` returns next.
+    /// ([`flush`](Self::flush) before an abrupt end, such as `std::process::exit`.)
+    ///
+    /// # Errors
+    /// [`SendError::Gone`] when the primary is gone; other kinds when the message itself cannot be sent.
+    ///
+    /// # Cancel safety
+    /// Cancel safe: dropped while it waits, nothing is sent.
+    pub async fn send(&self, message: Up) -> Result<(), SendError> {
+        self.lane.send(message).await
+    }
+
+    /// Sends a message if there is room for it now.
+    ///
+    /// # Errors
+    /// [`TrySendError::Full`] while the primary is slow, and those of [`send`](Self::send).
+    pub fn try_send(&self, message: Up) -> Result<(), TrySendError> {
+        self.lane.try_send(message)
+    }
+
+    /// Sends a request and waits for the answer; `make` puts the [`Reply`] into the message.
+    ///
+    /// ```no_run
+    /// # use cluster::{Message, Reply, Worker, NoMessages};
+    /// #[derive(Message)]
+    /// enum ToPrimary { Total(Reply<u64>), Add { n: u64, sum: Reply<u64> } }
+    ///
+    /// # async fn f(worker: Worker<ToPrimary>) -> cluster::Result {
+    /// let total = worker.call(ToPrimary::Total).await?;
+    /// let sum = worker.call(|sum| ToPrimary::Add { n: 2, sum }).await?;
+    /// # Ok(()) }
+    /// ```
+    ///
+    /// There is no time limit; wrap it into `tokio::time::timeout` for one.
+    ///
+    /// # Errors
+    /// [`CallError::Unanswered`] when the primary function dropped the reply, [`CallError::Gone`] when the primary is gone, and
+    /// what [`send`](Self::send) may say.
+    ///
+    /// # Cancel safety
+    /// Dropping the future withdraws the question: an answer that still comes is ignored.
+    pub async fn call<T, F>(&self, make: F) -> Result<T, CallError>
+    where
+        T: serde::Serialize + serde::de::DeserializeOwned + Send + 'static,
+        F: FnOnce(Reply<T>) -> Up,
+    {
+        self.lane.call(make).await
+    }
+
+    /// The next message from the primary; `None` once the primary is gone and everything was taken.
+    ///
+    /// What was sent before the first call is kept, and a worker that takes nothing makes the sender wait. Several tasks may
+    /// call it; each message goes to one of them.
+    ///
+    /// # Cancel safety
+    /// Cancel safe: no message is lost.
+    pub async fn recv(&self) -> Option<Down> {
+        self.lane.recv().await
+    }
+
+    /// Waits until everything sent so far is in the kernel's hands and survives this process.
+    pub async fn flush(&self) {
+        self.lane.flush().await;
+    }
+}
+
+impl<Up: Message, Down: Message> Deref for Worker<Up, Down> {
+    type Target = CurrentWorker;
+
+    fn deref(&self) -> &CurrentWorker {
+        &self.current
+    }
+}
+
+impl<Up: Message, Down: Message> Clone for Worker<Up, Down> {
+    fn clone(&self) -> Self {
+        Self { current: self.current.clone(), lane: self.lane.clone() }
+    }
+}
+
+impl<Up: Message, Down: Message> std::fmt::Debug for Worker<Up, Down> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        self.current.fmt(f)
+    }
+}
+
+/// How long the last messages may take to reach the kernel after `main` has returned.
+const LAST_WORDS: Duration = Duration::from_secs(1);
+/// How long the listeners of a `main` that does not wait for the shutdown may take to empty their queues.
+const LAST_ACCEPTS: Duration = Duration::from_secs(1);
+
+/// The life of a worker: returns what the user's `main` returns.
+pub(crate) fn live<M: WorkerMain<A>, A>(inherited: Inheritance, settings: &Settings, main: M) -> M::Output {
+    boot::name_process();
+    let runtime = build_runtime(settings.threads).unwrap_or_else(|error| give_up(&error));
+    let output = runtime.block_on(async {
+        let Inheritance { identity, primary, control, messages } = inherited;
+        let control = Control::new(control).unwrap_or_else(|error| give_up(&error));
+        let Some(grace) = shake_hands::<M::Up, M::Down>(&control).await else { exit(exit_code::CONFIG.into()) };
+        guard::start(primary, grace).unwrap_or_else(|error| give_up(&error));
+        let process = Process::start(identity, control, grace).unwrap_or_else(|error| give_up(&error));
+        let lane = Lane::new(Arc::default());
+        tokio::spawn(lane.drive(messages.into()));
+        let worker = Worker { current: CurrentWorker { process: Arc::clone(&process) }, lane: lane.clone() };
+        let output = tokio::select! {
+            output = main.start(worker) => Some(output),
+            () = nothing_left_to_do(&process) => None,
+        };
+        _ = tokio::time::timeout(LAST_WORDS, lane.flush()).await;
+        output.unwrap_or_else(|| exit(0))
+    });
+    // Not by dropping it: that would wait for blocking tasks, which nobody can end.
+    runtime.shutdown_background();
+    output
+}
+
+/// Completes when the worker drains, `main` is not known to wait for that, and the last connection is closed.
+async fn nothing_left_to_do(process: &Process) {
+    // The sender lives as long as the process.
+    _ = process.phase().wait_for(|phase| *phase != Phase::Running).await;
+    if !process.is_main_to_end() {
+        _ = tokio::time::timeout(LAST_ACCEPTS, process.listeners().none_left()).await;
+        process.streams().none_left().await;
+    }
+    if process.is_main_to_end() {
+        std::future::pending().await
+    }
+}
+
+/// Says hello and hears the welcome; `None` when the primary is gone or refuses this build.
+async fn shake_hands<Up: Message, Down: Message>(control: &Control) -> Option<Duration> {
+    let hello = FromWorker::Hello { up: Schema::of::<Up>(), down: Schema::of::<Down>() };
+    control.send(&hello).await.ok()?;
+    match control.receive().await {
+        Ok(Some((ToWorker::Welcome { grace }, _))) => Some(grace),
+        // The primary says why; two voices would say it twice.
+        Ok(_) | Err(_) => None,
+    }
+}
+
+fn build_runtime(threads: usize) -> std::io::Result<Runtime> {
+    let mut builder = if threads == 1 { Builder::new_current_thread() } else { Builder::new_multi_thread() };
+    builder.worker_threads(threads).enable_all().build()
+}
+
+fn give_up(error: &std::io::Error) -> ! {
+    eprintln!("cluster: this worker cannot start: {error}");
+    exit(exit_code::CONFIG.into())
+}

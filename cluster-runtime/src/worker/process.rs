@@ -1,0 +1,254 @@
+//! The worker process as the runtime sees it: one per process, reachable from anywhere in it.
+
+use std::collections::HashMap;
+use std::io;
+use std::net::SocketAddr;
+use std::os::fd::OwnedFd;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
+use std::time::Duration;
+
+use tokio::signal::unix::{Signal, SignalKind, signal};
+use tokio::sync::{Notify, oneshot, watch};
+use tokio::time::Instant;
+
+use crate::boot::Identity;
+use crate::control::{Control, FromWorker, PortRequest, ToWorker};
+use crate::listen::Tally;
+
+/// Where the worker stands in its life, as far as its own code must know.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Phase {
+    Running,
+    Draining {
+        /// What is not finished by then is cut.
+        cut: Instant,
+        /// Nobody takes the accept queues over: serve what is in them.
+        last: bool,
+    },
+}
+
+/// Everything that the worker's parts share.
+#[derive(Debug)]
+pub(crate) struct Process {
+    identity: Identity,
+    control: ControlHandle,
+    phase: watch::Sender<Phase>,
+    grace: Duration,
+    /// `main` has asked for the shutdown, so it will end by itself.
+    main_to_end: AtomicBool,
+    /// What the task that attends to the primary is to say next.
+    ready: AtomicBool,
+    leaving: AtomicBool,
+    say: Notify,
+    ports: Mutex<Ports>,
+    requests: AtomicU64,
+    streams: Arc<Tally>,
+    listeners: Arc<Tally>,
+}
+
+/// What the user's program listens on and is about to.
+#[derive(Debug, Default)]
+struct Ports {
+    claimed: Vec<PortRequest>,
+    /// By request number; dropping the sender tells the waiter that the primary is gone.
+    awaited: HashMap<u64, oneshot::Sender<io::Result<(OwnedFd, SocketAddr)>>>,
+}
+
+struct ControlHandle(Control);
+
+impl std::fmt::Debug for ControlHandle {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("Control")
+    }
+}
+
+static CURRENT: OnceLock<Arc<Process>> = OnceLock::new();
+
+impl Process {
+    /// The process that this code runs in.
+    ///
+    /// # Panics
+    /// Outside a worker.
+    pub(crate) fn current() -> &'static Arc<Self> {
+        CURRENT.get().expect(
+            "this is not a worker: cluster::worker(), listen and serve work in the main of a program started by \
+             #[cluster::main] or cluster::run; cluster::is_worker() tells the processes apart",
+        )
+    }
+
+    /// Makes this process the current one and begins to attend to the primary.
+    pub(super) fn start(identity: Identity, control: Control, grace: Duration) -> io::Result<Arc<Self>> {
+        let terminate = signal(SignalKind::terminate())?;
+        let process = Arc::new(Self {
+            identity,
+            control: ControlHandle(control),
+            phase: watch::Sender::new(Phase::Running),
+            grace,
+            main_to_end: AtomicBool::new(false),
+            ready: AtomicBool::new(false),
+            leaving: AtomicBool::new(false),
+            say: Notify::new(),
+            ports: Mutex::default(),
+            requests: AtomicU64::new(0),
+            streams: Arc::default(),
+            listeners: Arc::default(),
+        });
+        tokio::spawn(attend(Arc::clone(&process), terminate));
+        Ok(Arc::clone(CURRENT.get_or_init(|| process)))
+    }
+
+    pub(crate) fn identity(&self) -> &Identity {
+        &self.identity
+    }
+
+    pub(crate) fn phase(&self) -> watch::Receiver<Phase> {
+        self.phase.subscribe()
+    }
+
+    pub(crate) fn streams(&self) -> &Arc<Tally> {
+        &self.streams
+    }
+
+    pub(crate) fn listeners(&self) -> &Arc<Tally> {
+        &self.listeners
+    }
+
+    pub(crate) fn ready(&self) {
+        if !self.ready.swap(true, Ordering::Relaxed) {
+            self.say.notify_one();
+        }
+    }
+
+    /// Begins to drain without having been asked to.
+    pub(crate) fn leave(&self) {
+        if *self.phase.borrow() == Phase::Running && !self.leaving.swap(true, Ordering::Relaxed) {
+            self.say.notify_one();
+            // A successor takes the queue over.
+            self.drain(self.grace, false);
+        }
+    }
+
+    pub(crate) fn expect_main_to_end(&self) {
+        self.main_to_end.store(true, Ordering::Relaxed);
+    }
+
+    pub(super) fn is_main_to_end(&self) -> bool {
+        self.main_to_end.load(Ordering::Relaxed)
+    }
+
+    /// Tells the primary something that matters only while it lives.
+    pub(crate) async fn tell(&self, what: FromWorker) {
+        _ = self.control.0.send(&what).await;
+    }
+
+    /// Reserves `address` for one listener of this worker.
+    ///
+    /// With port 0 the listener gets the lowest free ordinal, so that closing and listening again gives the same port.
+    pub(crate) fn claim_port(&self, address: SocketAddr, http: bool) -> io::Result<PortRequest> {
+        let mut ports = self.ports();
+        let is_taken = |ordinal| ports.claimed.iter().any(|port| port.address == address && port.ordinal == ordinal);
+        let ordinal = match address.port() {
+            0 => (0..).find(|ordinal| !is_taken(*ordinal)).unwrap_or(u32::MAX),
+            _ if is_taken(0) => {
+                return Err(io::Error::new(io::ErrorKind::AddrInUse, "this worker listens there already"));
+            }
+            _ => 0,
+        };
+        let request = PortRequest { address, ordinal, http };
+        ports.claimed.push(request);
+        Ok(request)
+    }
+
+    pub(crate) fn unclaim_port(&self, request: PortRequest) {
+        self.ports().claimed.retain(|port| *port != request);
+    }
+
+    /// Asks the primary for this worker's shard of a port.
+    pub(crate) async fn request_port(&self, port: PortRequest) -> io::Result<(OwnedFd, SocketAddr)> {
+        let request = self.requests.fetch_add(1, Ordering::Relaxed);
+        let (answer, answered) = oneshot::channel();
+        self.ports().awaited.insert(request, answer);
+        if *self.phase.borrow() != Phase::Running {
+            return Err(too_late());
+        }
+        self.control.0.send(&FromWorker::Listen { request, port }).await.map_err(|_| too_late())?;
+        answered.await.unwrap_or_else(|_| Err(too_late()))
+    }
+
+    /// Enters the draining phase, or shortens it; it is never lengthened.
+    fn drain(&self, grace: Duration, last: bool) {
+        let cut = Instant::now() + grace - margin(grace);
+        self.phase.send_modify(|phase| {
+            *phase = match *phase {
+                Phase::Running => Phase::Draining { cut, last },
+                Phase::Draining { cut: earlier, last: already } => {
+                    Phase::Draining { cut: cut.min(earlier), last: last || already }
+                }
+            }
+        });
+    }
+
+    fn obey(&self, order: ToWorker, fds: Vec<OwnedFd>) {
+        match order {
+            ToWorker::Drain { grace, last } => self.drain(grace, last),
+            ToWorker::Listening { request, outcome } => {
+                let answer = match (outcome, fds.into_iter().next()) {
+                    (Ok(address), Some(fd)) => Ok((fd, address)),
+                    (Ok(_), None) => Err(io::Error::other("the socket did not come along")),
+                    (Err(errno), _) => Err(io::Error::from_raw_os_error(errno)),
+                };
+                if let Some(waiter) = self.ports().awaited.remove(&request) {
+                    // A waiter that was cancelled has no use for the socket; it is closed here.
+                    _ = waiter.send(answer);
+                }
+            }
+            // They belong to the handshake.
+            ToWorker::Welcome { .. } | ToWorker::Refused => {}
+        }
+    }
+
+    fn ports(&self) -> MutexGuard<'_, Ports> {
+        // Nothing that runs under this lock can leave it half done.
+        self.ports.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// Speaks with the primary until it is gone, and drains then.
+async fn attend(process: Arc<Process>, mut terminate: Signal) {
+    loop {
+        tokio::select! {
+            () = process.say.notified() => say(&process).await,
+            _ = terminate.recv() => process.leave(),
+            order = process.control.0.receive() => match order {
+                Ok(Some((order, fds))) => process.obey(order, fds),
+                Ok(None) => break,
+                Err(error) => {
+                    tracing::error!(%error, "lost the primary");
+                    break;
+                }
+            },
+        }
+    }
+    process.ports().awaited.clear();
+    process.drain(process.grace, true);
+}
+
+/// Says what there is to say. Readiness comes first: a worker may be ready and leave in one breath.
+async fn say(process: &Process) {
+    if process.ready.load(Ordering::Relaxed) {
+        process.tell(FromWorker::Ready).await;
+    }
+    if process.leaving.load(Ordering::Relaxed) {
+        process.tell(FromWorker::Leaving).await;
+    }
+}
+
+/// What is cut, is cut a little before the primary would kill, so that the worker can still end by itself.
+fn margin(grace: Duration) -> Duration {
+    (grace / 10).min(Duration::from_millis(500))
+}
+
+fn too_late() -> io::Error {
+    io::Error::new(io::ErrorKind::NotConnected, "the worker drains, or its primary is gone")
+}
