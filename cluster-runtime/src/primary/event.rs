@@ -1,0 +1,35 @@
+//! What the user's primary function hears.
+
+use crate::listen::Address;
+use crate::{Exit, WorkerId};
+
+/// Something that happened in the cluster; from [`Primary::next`](crate::Primary::next).
+///
+/// Each comes once, and for each worker in this order:
+///
+/// 1. [`Forked`](Self::Forked): always first.
+/// 2. [`Online`](Self::Online): before any message. A worker that fails early never comes so far.
+/// 3. [`Listening`](Self::Listening) for each listener, [`Ready`](Self::Ready), [`Message`](Self::Message): messages in the
+///    order in which they were sent, but in no fixed order with the other two, as they travel apart.
+/// 4. [`Disconnected`](Self::Disconnected), if it was ever online: everything that it sent has been delivered.
+/// 5. [`Exited`](Self::Exited): always last.
+///
+/// Between different workers there is no fixed order.
+#[derive(Debug)]
+#[non_exhaustive]
+pub enum Event<Up> {
+    /// The process exists. What is [sent](crate::PrimaryHandle::send) to it from now on waits for it.
+    Forked(WorkerId),
+    /// Its runtime is up and speaks with the primary; its `main` starts.
+    Online(WorkerId),
+    /// It listens on this address, with the real port number.
+    Listening(WorkerId, Address),
+    /// It serves.
+    Ready(WorkerId),
+    /// It sent this.
+    Message(WorkerId, Up),
+    /// Its messages have ended.
+    Disconnected(WorkerId),
+    /// It was reaped; why and how it ended.
+    Exited(WorkerId, Exit),
+}

@@ -1,0 +1,358 @@
+//! What the user's primary function holds: the events, and a handle to act on the cluster.
+
+use std::collections::{BTreeMap, VecDeque};
+use std::ops::Deref;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use tokio::runtime;
+use tokio::sync::{Notify, mpsc};
+
+use super::event::Event;
+use super::roster::{Roster, WorkerInfo};
+use super::{Happening, Order};
+use crate::ipc::{CallError, Lane, Message, NoMessages, Received, Reply, SendError, TrySendError};
+use crate::{Exit, WorkerId};
+
+/// The cluster as its primary function sees it: [events](Event) come out, and by [`PrimaryHandle`], to which it
+/// dereferences, one acts on it.
+///
+/// ```no_run
+/// use cluster::{Event, Message, Primary, Reply};
+///
+/// #[derive(Message)]
+/// enum ToPrimary { Hit, Total(Reply<u64>) }
+///
+/// async fn count(mut primary: Primary<ToPrimary>) -> cluster::Result {
+///     let mut hits = 0;
+///     while let Some(event) = primary.next().await {
+///         match event {
+///             Event::Message(_, ToPrimary::Hit) => hits += 1,
+///             Event::Message(_, ToPrimary::Total(reply)) => reply.send(hits),
+///             _ => {}
+///         }
+///     }
+///     Ok(())
+/// }
+/// ```
+///
+/// Dropped, what workers send from then on is dropped too, and their requests fail at once.
+#[derive(Debug)]
+pub struct Primary<Up: Message = NoMessages, Down: Message = NoMessages> {
+    handle: PrimaryHandle<Up, Down>,
+    /// Taken by `drop` only.
+    intake: Option<Intake<Up, Down>>,
+    runtime: runtime::Handle,
+}
+
+/// Acts on the cluster from anywhere in the primary's code; cheap to clone, from [`Primary::handle`].
+pub struct PrimaryHandle<Up: Message = NoMessages, Down: Message = NoMessages> {
+    shared: Arc<Shared<Up, Down>>,
+}
+
+/// What the handles and the router share.
+pub(super) struct Shared<Up, Down> {
+    /// From spawn to exit.
+    lanes: Mutex<BTreeMap<WorkerId, Lane<Down, Up>>>,
+    news: Mutex<VecDeque<News<Up, Down>>>,
+    arrivals: Arc<Notify>,
+    roster: Arc<Roster>,
+    shell: mpsc::Sender<Happening>,
+}
+
+/// What the router passes on to whoever takes the events.
+pub(super) enum News<Up, Down> {
+    Event(Event<Up>),
+    /// The worker is online, and messages may come on this lane.
+    Online(WorkerId, Lane<Down, Up>),
+    Exited(WorkerId, Exit),
+    /// The cluster has ended; nothing follows.
+    Ended,
+}
+
+impl<Up: Message, Down: Message> Primary<Up, Down> {
+    pub(super) fn new(shared: Arc<Shared<Up, Down>>, runtime: runtime::Handle) -> Self {
+        let intake = Intake { shared: Arc::clone(&shared), inlets: Vec::new(), turn: 0, has_ended: false };
+        Self { handle: PrimaryHandle { shared }, intake: Some(intake), runtime }
+    }
+
+    /// The next event; `None` once the cluster has stopped and every worker's last event was taken.
+    ///
+    /// After `None`, return soon: the process ends with the grace period.
+    ///
+    /// # Cancel safety
+    /// Cancel safe: no event is lost, so it fits into `tokio::select!`.
+    pub async fn next(&mut self) -> Option<Event<Up>> {
+        match &mut self.intake {
+            Some(intake) => intake.next().await,
+            None => None,
+        }
+    }
+
+    /// A handle that can be cloned and sent to other tasks and threads.
+    #[must_use]
+    pub fn handle(&self) -> PrimaryHandle<Up, Down> {
+        self.handle.clone()
+    }
+}
+
+impl<Up: Message, Down: Message> PrimaryHandle<Up, Down> {
+    /// Every worker that has not been reaped yet, by slot.
+    #[must_use]
+    pub fn workers(&self) -> Vec<WorkerInfo> {
+        self.shared.roster.workers()
+    }
+
+    /// Sends a message to one worker; waits while that worker is slow to take what was sent before.
+    ///
+    /// # Errors
+    /// [`SendError::Gone`] when there is no such worker (any more); other kinds when the message itself cannot be sent.
+    ///
+    /// # Cancel safety
+    /// Cancel safe: dropped while it waits, nothing is sent.
+    pub async fn send(&self, worker: WorkerId, message: Down) -> Result<(), SendError> {
+        self.lane(worker).ok_or(SendError::Gone)?.send(message).await
+    }
+
+    /// Sends a message to one worker if there is room for it now.
+    ///
+    /// # Errors
+    /// [`TrySendError::Full`] while the worker is slow, and those of [`send`](Self::send).
+    pub fn try_send(&self, worker: WorkerId, message: Down) -> Result<(), TrySendError> {
+        self.lane(worker).ok_or(SendError::Gone)?.try_send(message)
+    }
+
+    /// Sends a message to every worker, and returns how many it was sent to. Workers that are gone or go meanwhile are passed
+    /// over; one that is slow makes this wait, but not the message to the others.
+    ///
+    /// # Errors
+    /// When the message itself cannot be sent.
+    ///
+    /// # Cancel safety
+    /// Dropped while it waits, the slow workers that it waits for do not get the message.
+    pub async fn broadcast(&self, message: Down) -> Result<usize, SendError> {
+        let message = Lane::<Down, Up>::encode_once(message)?;
+        let lanes: Vec<_> = self.shared.lanes().values().cloned().collect();
+        let mut reached = 0;
+        let mut slow = Vec::new();
+        for lane in lanes {
+            match lane.try_send_encoded(&message) {
+                Ok(()) => reached += 1,
+                Err(TrySendError::Full) => slow.push(lane),
+                Err(TrySendError::Failed(_gone)) => {}
+            }
+        }
+        for lane in slow {
+            reached += usize::from(lane.send_encoded(&message).await.is_ok());
+        }
+        Ok(reached)
+    }
+
+    /// Sends a request to one worker and waits for the answer; `make` puts the [`Reply`] into the message.
+    ///
+    /// Events need not be taken meanwhile: the answer passes the messages that wait.
+    ///
+    /// # Errors
+    /// [`CallError::Unanswered`] when the worker dropped the reply, [`CallError::Gone`] when it is gone, and what
+    /// [`send`](Self::send) may say.
+    ///
+    /// # Cancel safety
+    /// Dropping the future withdraws the question: an answer that still comes is ignored.
+    pub async fn call<T, F>(&self, worker: WorkerId, make: F) -> Result<T, CallError>
+    where
+        T: serde::Serialize + serde::de::DeserializeOwned + Send + 'static,
+        F: FnOnce(Reply<T>) -> Down,
+    {
+        self.lane(worker).ok_or(CallError::Gone)?.call(make).await
+    }
+
+    /// Stops the cluster gracefully, as TERM does; returns at once. The events go on until the last worker has exited.
+    pub fn shutdown(&self) {
+        // Full only while the supervisor is busy; it is told by a task then, and never is there more than one such order.
+        if let Err(mpsc::error::TrySendError::Full(order)) = self.shared.shell.try_send(Happening::Order(Order::Stop)) {
+            let shell = self.shared.shell.clone();
+            std::thread::spawn(move || shell.blocking_send(order));
+        }
+    }
+
+    fn lane(&self, worker: WorkerId) -> Option<Lane<Down, Up>> {
+        self.shared.lanes().get(&worker).cloned()
+    }
+}
+
+impl<Up: Message, Down: Message> Deref for Primary<Up, Down> {
+    type Target = PrimaryHandle<Up, Down>;
+
+    fn deref(&self) -> &PrimaryHandle<Up, Down> {
+        &self.handle
+    }
+}
+
+impl<Up: Message, Down: Message> Drop for Primary<Up, Down> {
+    /// Somebody must go on taking what workers send, or they would wait for ever.
+    fn drop(&mut self) {
+        if let Some(mut intake) = self.intake.take() {
+            self.runtime.spawn(async move { while intake.next().await.is_some() {} });
+        }
+    }
+}
+
+impl<Up: Message, Down: Message> Clone for PrimaryHandle<Up, Down> {
+    fn clone(&self) -> Self {
+        Self { shared: Arc::clone(&self.shared) }
+    }
+}
+
+impl<Up: Message, Down: Message> std::fmt::Debug for PrimaryHandle<Up, Down> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("PrimaryHandle").field("workers", &self.workers()).finish()
+    }
+}
+
+impl<Up: Message, Down: Message> Shared<Up, Down> {
+    pub(super) fn new(roster: Arc<Roster>, shell: mpsc::Sender<Happening>) -> Self {
+        Self { lanes: Mutex::default(), news: Mutex::default(), arrivals: Arc::default(), roster, shell }
+    }
+
+    /// Makes the lane of a worker that has just been spawned; what is sent on it waits.
+    pub(super) fn open_lane(&self, worker: WorkerId) {
+        let lane = Lane::new(Arc::clone(&self.arrivals));
+        self.lanes().insert(worker, lane);
+    }
+
+    pub(super) fn lane_of(&self, worker: WorkerId) -> Option<Lane<Down, Up>> {
+        self.lanes().get(&worker).cloned()
+    }
+
+    pub(super) fn remove_lane(&self, worker: WorkerId) -> Option<Lane<Down, Up>> {
+        self.lanes().remove(&worker)
+    }
+
+    /// Unbounded, but small: five small items for each worker that starts, and starts are held back by the backoff. A primary
+    /// function that never asks, in a cluster that never stops crashing, leaves about a megabyte a day and slot here.
+    pub(super) fn tell(&self, news: News<Up, Down>) {
+        lock(&self.news).push_back(news);
+        self.arrivals.notify_waiters();
+    }
+
+    pub(super) fn shell(&self) -> &mpsc::Sender<Happening> {
+        &self.shell
+    }
+
+    fn lanes(&self) -> MutexGuard<'_, BTreeMap<WorkerId, Lane<Down, Up>>> {
+        lock(&self.lanes)
+    }
+}
+
+/// Nothing that runs under these locks can leave them half done.
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// The one place that takes news and messages, and gives them their order.
+struct Intake<Up, Down> {
+    shared: Arc<Shared<Up, Down>>,
+    inlets: Vec<Inlet<Up, Down>>,
+    /// The inlet that is looked at first, so that a busy worker cannot keep the others from being heard.
+    turn: usize,
+    has_ended: bool,
+}
+
+/// One worker whose messages may come.
+struct Inlet<Up, Down> {
+    worker: WorkerId,
+    lane: Lane<Down, Up>,
+    end: InletEnd,
+}
+
+/// The two endings of a worker come in any order, and are told in one.
+#[derive(Clone, Copy)]
+enum InletEnd {
+    Open,
+    /// The process is gone, its messages are not all delivered.
+    Exited(Exit),
+    /// All its messages were delivered and that was told; the process is not reaped.
+    Disconnected,
+}
+
+impl<Up: Message, Down: Message> Intake<Up, Down> {
+    async fn next(&mut self) -> Option<Event<Up>> {
+        let shared = Arc::clone(&self.shared);
+        tokio::task::coop::consume_budget().await;
+        loop {
+            let arrival = shared.arrivals.notified();
+            if let Some(event) = self.next_news().or_else(|| self.next_message()) {
+                return Some(event);
+            }
+            if self.has_ended && self.inlets.is_empty() {
+                return None;
+            }
+            arrival.await;
+        }
+    }
+
+    fn next_news(&mut self) -> Option<Event<Up>> {
+        loop {
+            let news = lock(&self.shared.news).pop_front()?;
+            match news {
+                News::Event(event) => return Some(event),
+                News::Online(worker, lane) => {
+                    self.inlets.push(Inlet { worker, lane, end: InletEnd::Open });
+                    return Some(Event::Online(worker));
+                }
+                News::Exited(worker, exit) => {
+                    if let Some(event) = self.exited(worker, exit) {
+                        return Some(event);
+                    }
+                }
+                News::Ended => self.has_ended = true,
+            }
+        }
+    }
+
+    /// A worker's exit is told when nothing of it is left to be told before.
+    fn exited(&mut self, worker: WorkerId, exit: Exit) -> Option<Event<Up>> {
+        match self.inlets.iter().position(|inlet| inlet.worker == worker) {
+            Some(index) if matches!(self.inlets[index].end, InletEnd::Open) => {
+                self.inlets[index].end = InletEnd::Exited(exit);
+                None
+            }
+            Some(index) => {
+                self.inlets.remove(index);
+                Some(Event::Exited(worker, exit))
+            }
+            None => Some(Event::Exited(worker, exit)),
+        }
+    }
+
+    fn next_message(&mut self) -> Option<Event<Up>> {
+        for step in 0..self.inlets.len() {
+            let index = (self.turn + step) % self.inlets.len();
+            let Inlet { worker, lane, end } = &mut self.inlets[index];
+            if matches!(end, InletEnd::Disconnected) {
+                continue;
+            }
+            match lane.try_recv() {
+                Received::Empty => {}
+                Received::Message(message) => {
+                    self.turn = index + 1;
+                    return Some(Event::Message(*worker, message));
+                }
+                Received::Ended => {
+                    let worker = *worker;
+                    if let InletEnd::Exited(exit) = std::mem::replace(end, InletEnd::Disconnected) {
+                        // Next in line, before anything that came later.
+                        lock(&self.shared.news).push_front(News::Exited(worker, exit));
+                    }
+                    return Some(Event::Disconnected(worker));
+                }
+            }
+        }
+        None
+    }
+}
+
+impl<Up, Down> std::fmt::Debug for Intake<Up, Down> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Intake").field("inlets", &self.inlets.len()).finish_non_exhaustive()
+    }
+}

@@ -1,0 +1,47 @@
+//! Tells the user what happens: by `tracing`, and on stderr as long as no subscriber is installed.
+
+use std::fmt;
+
+use nix::unistd::Pid;
+use tracing::Level;
+
+use crate::boot::Identity;
+
+/// Where reports go.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Report {
+    pub(super) quiet: bool,
+}
+
+impl Report {
+    /// About the cluster; `shown` also on stderr.
+    pub(super) fn cluster(self, level: Level, text: fmt::Arguments<'_>) {
+        match level {
+            Level::ERROR => tracing::error!("{text}"),
+            Level::WARN => tracing::warn!("{text}"),
+            _ => tracing::info!("{text}"),
+        }
+        self.show(level, format_args!("{text}"));
+    }
+
+    /// About one worker, in the one form that all logs have.
+    pub(super) fn worker(self, level: Level, who: &Identity, pid: Option<Pid>, text: fmt::Arguments<'_>) {
+        let Identity { worker, slot, generation } = who;
+        let worker = worker.get();
+        let pid = pid.map_or(0, Pid::as_raw);
+        match level {
+            Level::ERROR => tracing::error!(slot, generation, worker, pid, "{text}"),
+            Level::WARN => tracing::warn!(slot, generation, worker, pid, "{text}"),
+            _ => tracing::debug!(slot, generation, worker, pid, "{text}"),
+        }
+        if level <= Level::WARN {
+            self.show(level, format_args!("slot={slot} generation={generation} worker={worker} pid={pid}: {text}"));
+        }
+    }
+
+    fn show(self, _level: Level, line: fmt::Arguments<'_>) {
+        if !self.quiet && !tracing::dispatcher::has_been_set() {
+            eprintln!("cluster: {line}");
+        }
+    }
+}
