@@ -1,0 +1,137 @@
+//! A worker dies: what its clients, its siblings and its queue notice of it.
+
+use std::collections::BTreeSet;
+
+use support::http::{self, Connection};
+use support::load::Load;
+use support::who::{self, who};
+use support::{Cluster, Signal, send};
+
+const WEB: &str = env!("CARGO_BIN_EXE_web");
+
+/// test-cluster-worker-kill, test-cluster-worker-kill-signal: the signal is reported, exactly once, and asked for by nobody.
+#[test]
+fn a_killed_worker_is_told_once_and_replaced_in_its_slot() {
+    let mut cluster = Cluster::of(WEB).workers(2).start();
+    let address = cluster.wait_ready();
+    let victim = who(address);
+    send(victim.pid, Signal::SIGKILL);
+    cluster.wait_for(&format!(
+        "Exited(WorkerId({}), Exit {{ status: Signal(9), reason: Crashed }})",
+        victim.id
+    ));
+    cluster.wait_for("Ready(WorkerId(3))");
+    let replacement = who::find(address, |who| who.id == 3);
+    assert_eq!(replacement.slot, victim.slot);
+    cluster.signal(Signal::SIGTERM);
+    cluster.expect_exit(0);
+    let log = cluster.log_text();
+    let ends = format!("Exited(WorkerId({})", victim.id);
+    assert_eq!(log.matches(&ends).count(), 1, "{log}");
+    assert!(log.contains(&format!("worker={} pid={}: crashed (killed by SIGKILL); restarted at once", victim.id, victim.pid)));
+}
+
+/// The accept queue outlives its worker.
+#[test]
+fn connections_that_wait_in_a_killed_workers_queue_are_served_by_its_replacement() {
+    let mut cluster = Cluster::of(WEB).workers(2).start();
+    let address = cluster.wait_ready();
+    // A stopped worker accepts nothing, so its share of these waits in its queue when it is killed.
+    let victim = who(address).pid;
+    send(victim, Signal::SIGSTOP);
+    let mut waiting: Vec<Connection> = (0..200).map(|_| Connection::open(address).unwrap()).collect();
+    for connection in &mut waiting {
+        connection.send_get("/who").unwrap();
+    }
+    send(victim, Signal::SIGKILL);
+    let served: BTreeSet<u64> = waiting.iter_mut().map(|connection| who::parse(&connection.answer().unwrap().body).id).collect();
+    assert!(served.contains(&3), "the replacement served nothing of {served:?}");
+}
+
+#[test]
+fn killed_under_load_only_what_the_worker_had_accepted_fails_and_the_total_goes_on() {
+    let mut cluster = Cluster::of(WEB).workers(2).start();
+    let address = cluster.wait_ready();
+    let load = Load::start(address, 4, "/hit");
+    for _ in 0..3 {
+        let served = load.served();
+        cluster.wait_until("requests to be served", |_| (load.served() > served + 200).then_some(()));
+        let victim = *cluster.wait_for_workers(2).first().unwrap();
+        send(victim, Signal::SIGKILL);
+        cluster.wait_for("reason: Crashed");
+        cluster.wait_for("Ready(");
+    }
+    let (served, failures) = load.stop();
+    // Each client has one connection at a time, so one kill costs each of them at most one request.
+    assert!(failures.len() <= 3 * 4, "of {served} failed: {failures:?}");
+    assert!(failures.iter().all(|failure| failure.was_accepted), "{failures:?}");
+    let total: usize = http::body(address, "/total").parse().unwrap();
+    // A hit that was counted may have died with the worker before it was answered, and one that was queued before sending.
+    assert!(total.abs_diff(served) <= 3 * 4, "{total} counted, {served} answered");
+}
+
+#[test]
+fn a_worker_that_aborts_overflows_its_stack_or_exits_takes_nobody_with_it() {
+    let mut cluster = Cluster::of(WEB).workers(2).start();
+    let address = cluster.wait_ready();
+    for (path, told) in [
+        ("/abort", "crashed (killed by SIGABRT)"),
+        ("/overflow", "crashed (killed by SIGABRT)"),
+        ("/exit/42", "crashed (exit code 42)"),
+        ("/exit/0", "finished (exit code 0)"),
+    ] {
+        let before = cluster.wait_for_workers(2);
+        http::get(address, path).expect_err("the worker is gone before it can answer");
+        cluster.wait_for(told);
+        let after = cluster.wait_until("a replacement", |cluster| {
+            Some(cluster.workers()).filter(|workers| workers.len() == 2 && *workers != before)
+        });
+        assert_eq!(before.intersection(&after).count(), 1, "{path}: the sibling went on");
+        cluster.wait_for("Ready(");
+    }
+    who(address);
+}
+
+#[test]
+fn a_panic_in_a_handler_costs_one_request_and_no_worker() {
+    let mut cluster = Cluster::of(WEB).workers(1).start();
+    let address = cluster.wait_ready();
+    let before = who(address).id;
+    http::get(address, "/panic").expect_err("the connection is closed");
+    assert_eq!(who(address).id, before);
+    cluster.signal(Signal::SIGTERM);
+    cluster.expect_exit(0);
+}
+
+/// "TERM to a worker: it drains and is replaced", and the same by `disconnect()`.
+#[test]
+fn a_worker_that_leaves_finishes_its_requests_and_is_replaced_meanwhile() {
+    let mut cluster = Cluster::of(WEB).workers(1).start();
+    let address = cluster.wait_ready();
+    let mut slow = Connection::open(address).unwrap();
+    slow.send_get("/slow/1000").unwrap();
+    cluster.wait_for("slow request begins");
+    let leaver = *cluster.wait_for_workers(1).first().unwrap();
+    send(leaver, Signal::SIGTERM);
+    cluster.wait_for("Ready(WorkerId(2))");
+    assert_eq!(who(address).id, 2, "the successor serves");
+    let answer = slow.answer().expect("the request that ran was finished");
+    assert_eq!(answer.body, "slept 1000");
+    assert!(answer.has_header("connection: close"));
+    cluster.wait_for("Exited(WorkerId(1), Exit { status: Code(0), reason: Asked })");
+    assert_eq!(http::body(address, "/disconnect"), "2");
+    cluster.wait_for("Exited(WorkerId(2), Exit { status: Code(0), reason: Asked })");
+    assert_eq!(who(address).id, 3);
+}
+
+/// A worker that keeps crashing after it was ready is held back more and more, and still comes back.
+#[test]
+fn a_worker_that_keeps_crashing_is_restarted_after_growing_pauses() {
+    let mut cluster = Cluster::of(WEB).workers(1).start();
+    let address = cluster.wait_ready();
+    for pause in ["at once", "in 100ms", "in 200ms", "in 400ms"] {
+        http::get(address, "/exit/1").expect_err("the worker is gone before it can answer");
+        cluster.wait_for(&format!("crashed (exit code 1); restarted {pause}"));
+        cluster.wait_for("Ready(");
+    }
+}

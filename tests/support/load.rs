@@ -1,0 +1,117 @@
+//! Clients that ask one thing after another until they are stopped or nobody listens any more.
+
+use std::io;
+use std::net::SocketAddr;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex};
+use std::thread;
+
+use crate::http::{Answer, Connection};
+
+/// Running clients.
+#[derive(Debug)]
+pub struct Load {
+    clients: Vec<thread::JoinHandle<()>>,
+    shared: Arc<Shared>,
+}
+
+/// A request that was not answered with 200.
+#[derive(Clone, Debug)]
+pub struct Failure {
+    /// Whether the connection had been made, so that the request was lost. Refused is not lost: the client knows at once that
+    /// it may go elsewhere.
+    pub was_accepted: bool,
+    /// What the client saw.
+    pub what: String,
+}
+
+#[derive(Debug, Default)]
+struct Shared {
+    served: AtomicUsize,
+    failures: Mutex<Vec<Failure>>,
+    stop: AtomicBool,
+}
+
+impl Load {
+    /// Starts clients that make a connection for each request.
+    #[must_use]
+    pub fn start(address: SocketAddr, clients: usize, path: &'static str) -> Self {
+        Self::start_with(clients, move |shared| {
+            while !shared.stop.load(Ordering::Relaxed) {
+                let Some(mut connection) = shared.connect(address) else { continue };
+                let request = format!("GET {path} HTTP/1.1\r\nhost: test\r\nconnection: close\r\n\r\n");
+                shared.count(connection.send(&request).and_then(|()| connection.answer()));
+            }
+        })
+    }
+
+    /// Starts clients that keep their connections as long as the server does.
+    #[must_use]
+    pub fn start_keep_alive(address: SocketAddr, clients: usize, path: &'static str) -> Self {
+        Self::start_with(clients, move |shared| {
+            let mut kept = None;
+            while !shared.stop.load(Ordering::Relaxed) {
+                let Some(mut connection) = kept.take().or_else(|| shared.connect(address)) else { continue };
+                let answer = connection.get(path);
+                if answer.as_ref().is_ok_and(|answer| !answer.has_header("connection: close")) {
+                    kept = Some(connection);
+                }
+                shared.count(answer);
+            }
+        })
+    }
+
+    /// How many requests were answered so far.
+    #[must_use]
+    pub fn served(&self) -> usize {
+        self.shared.served.load(Ordering::Relaxed)
+    }
+
+    /// Stops the clients; how many requests were answered, and those that were not.
+    ///
+    /// # Panics
+    /// If a client has.
+    #[must_use]
+    pub fn stop(self) -> (usize, Vec<Failure>) {
+        self.shared.stop.store(true, Ordering::Relaxed);
+        for client in self.clients {
+            client.join().unwrap();
+        }
+        (self.shared.served.load(Ordering::Relaxed), self.shared.failures.lock().unwrap().clone())
+    }
+
+    fn start_with(clients: usize, client: impl Fn(&Shared) + Clone + Send + 'static) -> Self {
+        let shared = Arc::new(Shared::default());
+        let start = |_| {
+            let (client, shared) = (client.clone(), Arc::clone(&shared));
+            thread::spawn(move || client(&shared))
+        };
+        Self { clients: (0..clients).map(start).collect(), shared }
+    }
+}
+
+impl Shared {
+    fn connect(&self, address: SocketAddr) -> Option<Connection> {
+        match Connection::open(address) {
+            Ok(connection) => Some(connection),
+            Err(error) => {
+                // Nobody listens: this client is done.
+                self.stop.store(true, Ordering::Relaxed);
+                self.fail(false, error.to_string());
+                None
+            }
+        }
+    }
+
+    fn count(&self, answer: io::Result<Answer>) {
+        match answer {
+            Ok(answer) if answer.status == 200 => _ = self.served.fetch_add(1, Ordering::Relaxed),
+            Ok(answer) => self.fail(true, format!("{answer:?}")),
+            Err(error) => self.fail(true, error.to_string()),
+        }
+    }
+
+    fn fail(&self, was_accepted: bool, what: String) {
+        self.failures.lock().unwrap().push(Failure { was_accepted, what });
+    }
+}

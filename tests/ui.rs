@@ -1,0 +1,34 @@
+//! What the two macros refuse, each mistake with one message that names the remedy, and what they accept.
+//!
+//! A file in `ui/` is a mistake and its name says which; the `.stderr` beside it is all that the compiler prints. To
+//! write them anew after a change of wording: `TRYBUILD=overwrite cargo test -p tests --test ui`, then read the diff.
+//! The programs in `ui/pass/` are run, too, and so keep their cluster in a module: it must compile, not start.
+
+use std::fs;
+use std::path::Path;
+
+#[test]
+fn every_mistake_is_refused_as_its_stderr_says() {
+    trybuild::TestCases::new().compile_fail("ui/*.rs");
+}
+
+#[test]
+fn every_mistake_gets_one_message() {
+    // Three mistakes in one attribute.
+    let more = [("many-wrong-keys", 3)];
+    for file in fs::read_dir(Path::new(env!("CARGO_MANIFEST_DIR")).join("ui")).expect("the directory is there") {
+        let path = file.expect("the directory can be read").path();
+        if path.extension().is_some_and(|extension| extension == "stderr") {
+            let name = path.file_stem().expect("a file has a name").to_string_lossy().into_owned();
+            let text = fs::read_to_string(&path).expect("the file can be read");
+            let expected = more.iter().find(|(file, _)| *file == name).map_or(1, |(_, count)| *count);
+            assert_eq!(text.lines().filter(|line| line.starts_with("error")).count(), expected, "{name}:\n{text}");
+            assert!(!text.lines().any(|line| line.starts_with("warning")), "{name}:\n{text}");
+        }
+    }
+}
+
+#[test]
+fn every_shape_that_the_docs_promise_compiles_under_strict_lints() {
+    trybuild::TestCases::new().pass("ui/pass/*.rs");
+}

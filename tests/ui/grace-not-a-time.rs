@@ -1,0 +1,5 @@
+#[cluster::main(grace = "soon")]
+async fn main() -> cluster::Result {
+    std::future::ready(()).await;
+    Ok(())
+}

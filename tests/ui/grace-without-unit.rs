@@ -1,0 +1,5 @@
+#[cluster::main(grace = "30")]
+async fn main() -> cluster::Result {
+    std::future::ready(()).await;
+    Ok(())
+}

@@ -1,0 +1,4 @@
+#[cluster::main]
+const async fn main() -> cluster::Result {
+    Ok(())
+}

@@ -1,0 +1,4 @@
+#[cluster::main]
+async extern "C" fn main() -> cluster::Result {
+    Ok(())
+}

@@ -1,0 +1,5 @@
+#[cluster::main]
+async fn main<T: Default>() -> cluster::Result {
+    let _ = T::default();
+    Ok(())
+}

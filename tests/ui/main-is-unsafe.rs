@@ -1,0 +1,4 @@
+#[cluster::main]
+async unsafe fn main() -> cluster::Result {
+    Ok(())
+}

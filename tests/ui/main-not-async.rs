@@ -1,0 +1,4 @@
+#[cluster::main]
+fn main() -> cluster::Result {
+    Ok(())
+}

@@ -1,0 +1,4 @@
+#[cluster::main]
+async fn main() -> u32 {
+    4
+}

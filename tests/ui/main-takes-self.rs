@@ -1,0 +1,4 @@
+#[cluster::main]
+async fn main(self) -> cluster::Result {
+    Ok(())
+}

@@ -1,0 +1,5 @@
+#[cluster::main(workers = 4 threads = 2)]
+async fn main() -> cluster::Result {
+    std::future::ready(()).await;
+    Ok(())
+}

@@ -1,0 +1,6 @@
+#[cluster::main]
+struct Server;
+
+fn main() {
+    let _ = Server;
+}

@@ -1,0 +1,8 @@
+#[cluster::main]
+async fn start() -> cluster::Result {
+    Ok(())
+}
+
+fn main() {
+    drop(start());
+}

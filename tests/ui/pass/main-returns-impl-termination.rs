@@ -1,0 +1,17 @@
+//! A result whose type has no name.
+#![deny(warnings, missing_docs, unused, nonstandard_style, future_incompatible, rust_2018_idioms, unreachable_pub)]
+#![deny(unused_qualifications, unused_results, unused_lifetimes, single_use_lifetimes, let_underscore_drop)]
+#![deny(clippy::all, clippy::pedantic)]
+
+mod program {
+    use std::process::Termination;
+
+    #[cluster::main]
+    pub(crate) async fn main() -> impl Termination {
+        std::future::ready(()).await;
+    }
+}
+
+fn main() {
+    let _ = program::main;
+}

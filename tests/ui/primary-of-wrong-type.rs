@@ -1,0 +1,6 @@
+#[cluster::main(workers = 2, primary = count)]
+async fn main() -> cluster::Result {
+    Ok(())
+}
+
+fn count(_: u32) {}

@@ -1,0 +1,11 @@
+use cluster::{Message, Reply};
+
+#[derive(Message)]
+enum ToPrimary {
+    Total(Reply<Reply<u64>>),
+}
+
+fn main() {
+    fn is_message<M: Message>() {}
+    is_message::<ToPrimary>();
+}

@@ -1,0 +1,5 @@
+#[cluster::main(restart = true)]
+async fn main() -> cluster::Result {
+    std::future::ready(()).await;
+    Ok(())
+}

@@ -1,0 +1,14 @@
+use cluster::{Message, Reply};
+
+#[derive(Message)]
+enum ToPrimary {
+    Total {
+        #[serde(skip)]
+        reply: Reply<u64>,
+    },
+}
+
+fn main() {
+    fn is_message<M: Message>() {}
+    is_message::<ToPrimary>();
+}

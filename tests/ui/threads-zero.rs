@@ -1,0 +1,5 @@
+#[cluster::main(threads = 0)]
+async fn main() -> cluster::Result {
+    std::future::ready(()).await;
+    Ok(())
+}

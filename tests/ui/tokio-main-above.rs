@@ -1,0 +1,6 @@
+#[tokio::main]
+#[cluster::main]
+async fn main() -> cluster::Result {
+    std::future::ready(()).await;
+    Ok(())
+}

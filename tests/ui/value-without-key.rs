@@ -1,0 +1,5 @@
+#[cluster::main(4)]
+async fn main() -> cluster::Result {
+    std::future::ready(()).await;
+    Ok(())
+}
