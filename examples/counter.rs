@@ -1,2 +1,56 @@
-//! x
-fn main() {}
+//! Node's counting example grown up: each worker tells the primary of every request, and the primary knows the total.
+//!
+//! `cargo run --release --example counter`, then `curl http://127.0.0.1:3000/` a few times and
+//! `curl http://127.0.0.1:3000/total`. `ADDR` sets another address.
+
+use std::time::Duration;
+
+use axum::extract::State;
+use axum::http::StatusCode;
+use axum::{Router, routing::get};
+use cluster::{Event, Message, Primary, Reply, Worker};
+
+/// What a worker says to the primary.
+#[derive(Message)]
+enum ToPrimary {
+    Hit,
+    /// A request, because of the reply in it.
+    Total(Reply<u64>),
+}
+
+#[cluster::main(workers = "auto", primary = count)]
+async fn main(worker: Worker<ToPrimary>) -> cluster::Result {
+    let app = Router::new().route("/", get(hello)).route("/total", get(total)).with_state(worker);
+    let address = std::env::var("ADDR").unwrap_or_else(|_| "127.0.0.1:3000".into());
+    cluster::serve(address, app).await
+}
+
+async fn hello(State(worker): State<Worker<ToPrimary>>) -> Result<String, StatusCode> {
+    worker.send(ToPrimary::Hit).await.map_err(|_gone| StatusCode::SERVICE_UNAVAILABLE)?;
+    Ok(format!("hello from worker {} (pid {})\n", worker.id(), std::process::id()))
+}
+
+async fn total(State(worker): State<Worker<ToPrimary>>) -> Result<String, StatusCode> {
+    let total = worker.call(ToPrimary::Total).await.map_err(|_gone| StatusCode::SERVICE_UNAVAILABLE)?;
+    Ok(total.to_string())
+}
+
+/// Runs in the primary.
+async fn count(mut primary: Primary<ToPrimary>) {
+    let (mut total, mut printed) = (0, 0);
+    let mut second = tokio::time::interval(Duration::from_secs(1));
+    loop {
+        tokio::select! {
+            event = primary.next() => match event {
+                Some(Event::Message(_, ToPrimary::Hit)) => total += 1,
+                Some(Event::Message(_, ToPrimary::Total(reply))) => reply.send(total),
+                Some(_) => {}
+                None => break println!("{total} requests in all"),
+            },
+            _ = second.tick(), if total != printed => {
+                println!("{total} requests");
+                printed = total;
+            }
+        }
+    }
+}

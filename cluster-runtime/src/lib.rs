@@ -1,8 +1,94 @@
-//! runtime
+//! One attribute turns an async `main` into a supervised, crash-isolated, multi-process server.
+//!
+//! ```no_run
+//! use axum::{Router, routing::get};
+//!
+//! #[cluster::main(workers = "auto")]
+//! async fn main() -> cluster::Result {
+//!     let app = Router::new().route("/", get(|| async { format!("hello from worker {}\n", cluster::worker().id()) }));
+//!     cluster::serve("127.0.0.1:3000", app).await
+//! }
+//! ```
+//!
+//! Started by the user, the program becomes the *primary*: it starts itself once more per core, as *workers*, and runs none of
+//! the code above itself. The workers run it, each on a runtime of its own, and share the port. A worker that crashes is
+//! replaced at once, and what waited in its accept queue is served by its replacement. TERM stops gracefully.
+//!
+//! ```text
+//!  primary (one process)                                   worker i (one process per slot)
+//!  ┌───────────────────────────────┐   control  (SEQPACKET) ┌────────────────────────────────────┐
+//!  │ main thread: supervisor loop  │◄──────────────────────►│ runtime of the user's main          │
+//!  │   wait → event → step → do    │  hello, listen, ready, │   control task · message task       │
+//!  │   spawns, reaps, signals      │  drain, sockets        │   Listener: accept → serve          │
+//!  ├───────────────────────────────┤   messages (STREAM)    │                                     │
+//!  │ user thread: the primary      │◄──────────────────────►│ Worker<Up, Down>                    │
+//!  │   function, message router    │                        ├─────────────────────────────────────┤
+//!  ├───────────────────────────────┤                        │ guard thread: waits for the         │
+//!  │ holds every listening socket  │                        │   primary's death                   │
+//!  └───────────────────────────────┘                        └─────────────────────────────────────┘
+//! ```
+//!
+//! # Where to look
+//!
+//! | to | see |
+//! | --- | --- |
+//! | set the number of workers, timeouts, the restart policy | [`main`](macro@main), [`Config`] |
+//! | serve HTTP, or anything else on a shared port | [`serve()`], [`Http`], [`listen()`], [`Listener`] |
+//! | exchange typed messages | [`Message`], [`Worker`], [`Primary`], [`Reply`] |
+//! | follow what happens to the workers | [`Event`], [`Exit`], [`PrimaryHandle::workers`] |
+//! | know in which process the code runs | [`worker()`], [`is_worker`], [`is_primary`] |
+//! | do without the macro | [`run()`] |
+//! | know what an exit code means | [`exit_code`] |
+//!
+//! # Features
+//!
+//! `axum` (on by default): [`serve()`] and [`Http`] for any tower service, and `axum::serve::Listener` for [`Listener`].
+//!
+//! # Platform
+//!
+//! Linux 5.3 or newer, with `/proc`.
+
+#[cfg(not(target_os = "linux"))]
+compile_error!("cluster runs on Linux only");
+
+mod boot;
+mod config;
+mod control;
+mod error;
 mod exit;
 mod id;
 mod ipc;
+mod listen;
+mod os;
+mod primary;
+mod run;
+#[cfg(feature = "axum")]
+mod serve;
 mod supervisor;
+mod worker;
 
+#[doc = include_str!("docs/main.md")]
+pub use cluster_macros::main;
+#[doc = include_str!("docs/message.md")]
+pub use cluster_macros::Message;
+
+pub use boot::{is_primary, is_worker};
+pub use config::{Config, NoPrimary, Workers};
+pub use error::{Error, Result, exit_code};
 pub use exit::{Exit, ExitReason, ExitStatus};
 pub use id::WorkerId;
+pub use ipc::{CallError, Message, NoMessages, Reply, SendError, TrySendError};
+pub use listen::{Address, Listener, Stream, ToAddress, listen};
+pub use primary::{Event, Primary, PrimaryHandle, WorkerInfo, WorkerState};
+pub use run::{PrimaryMain, PrimaryOutput, WorkerMain, run};
+#[cfg(feature = "axum")]
+pub use serve::{Http, serve};
+pub use supervisor::Restart;
+pub use worker::{CurrentWorker, Worker, worker};
+
+/// What the macros' expansions use; not for anybody else.
+#[doc(hidden)]
+pub mod __private {
+    pub use crate::ipc::{Fingerprint, ForwardedReply, Replies, ReplyTag};
+    pub use serde;
+}

@@ -33,9 +33,10 @@ use crate::worker::{self, Worker};
 ///
 /// A program that cannot become either (a wrong setting, a worker mark that no primary made) says why on stderr and exits
 /// with code 2.
-pub fn run<P, M, A>(config: Config<P>, main: M) -> M::Output
+pub fn run<P, M, A, O>(config: Config<P>, main: M) -> O
 where
-    M: WorkerMain<A>,
+    // `O` and not `M::Output`: so a primary function of other message types is one error of the compiler's, and not two.
+    M: WorkerMain<A, Output = O>,
     P: PrimaryMain<M::Up, M::Down>,
 {
     let role = boot::take_role().unwrap_or_else(|error| refuse(&error));

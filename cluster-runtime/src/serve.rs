@@ -10,7 +10,7 @@ use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
 use axum::extract::ConnectInfo;
-use http::{HeaderValue, Request, Response, Version, header};
+use http::{HeaderValue, Request, Response, StatusCode, Version, header};
 use http_body::Body;
 use hyper::body::Incoming;
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
@@ -295,6 +295,7 @@ where
         let this = self.project();
         let mut answer = ready!(this.answer.poll(cx));
         if let (Ok(response), Some(phase)) = (&mut answer, this.phase)
+            && response.status() != StatusCode::SWITCHING_PROTOCOLS
             && *phase.borrow() != Phase::Running
         {
             response.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("close"));
