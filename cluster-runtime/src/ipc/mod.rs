@@ -1,1 +1,271 @@
-//! x
+//! The messages lane: the user's typed enums between two processes, over one stream socket.
+//!
+//! A [`Lane`] is a cheap handle. What it sends is encoded at once into one output buffer; what arrives stays encoded in
+//! one inbox until somebody takes it. Between buffer and socket works the [driver](driver), one future per lane that the
+//! owner of the lane spawns. [`shared`] is what handles and driver share (its halves: [`outbox`], [`inbox`]), [`frame`] the layout of the bytes (pure),
+//! [`codec`] the only place that names the codec, [`reply`] the two ends of a question, [`message`] what the derive
+//! macro implements.
+//!
+//! Bounds. Each direction has a window of [`WINDOW`](frame::WINDOW) bytes: a message spends its size, and gets it back
+//! when the other side's *user* has taken it, so a slow receiver makes `send` wait. Answers spend nothing and always get
+//! through. While a peer leaves more than a window of answers unread, its messages are not handed out. Whatever a peer
+//! does, a lane buffers about two windows and two of the largest frames.
+//!
+//! Not here: who is connected to whom, what is done with a lane that ended, the handshake that compares fingerprints.
+
+pub(crate) mod codec;
+mod driver;
+mod error;
+mod frame;
+mod inbox;
+mod message;
+mod outbox;
+mod reply;
+mod shared;
+#[cfg(test)]
+mod tests;
+
+use std::any::type_name;
+use std::fmt;
+use std::marker::PhantomData;
+use std::os::unix::net::UnixStream;
+use std::sync::Arc;
+
+use bytes::Bytes;
+use tokio::sync::Notify;
+use tokio::task::coop;
+
+pub use self::error::{CallError, SendError, TrySendError};
+pub use self::message::{Fingerprint, Message, NoMessages};
+pub use self::reply::{ForwardedReply, Replies, Reply, ReplyTag};
+
+use self::frame::FrameBuf;
+use self::shared::{Core, NotQueued, Taken};
+
+/// One side of the messages lane between two processes: sends `Out`, receives `In`.
+///
+/// A new lane is not attached to anything: what is sent queues up to the window, and leaves as soon as a socket is given
+/// to [`drive`](Self::drive). Clones are handles on the same lane; it ends by `close`, by `peer_exited`, or with its
+/// peer, not by dropping handles.
+pub(crate) struct Lane<Out, In> {
+    /// The state of the lane, in the form that a decoded message wants it.
+    replies: Replies,
+    types: PhantomData<fn(Out) -> In>,
+}
+
+/// Why the driver of a lane ended.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) enum LaneEnd {
+    /// The peer closed its end or died. Everything that it had sent is in the inbox.
+    PeerClosed,
+    /// This side closed the lane, and everything that it had sent is with the kernel.
+    Closed,
+    /// The peer broke the protocol; the text says how. Nothing it says can be trusted any more.
+    Violation(String),
+}
+
+/// What [`Lane::try_recv`] found.
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) enum Received<In> {
+    Message(In),
+    /// Nothing now; more may come.
+    Empty,
+    /// Nothing now and never again: the lane has ended.
+    Ended,
+}
+
+/// A message that is encoded already, for sending to many lanes; clones share the bytes.
+#[derive(Clone, Debug)]
+pub(crate) struct Encoded(Bytes);
+
+impl<Out: Message, In: Message> Lane<Out, In> {
+    /// A lane that is not attached to a socket yet.
+    ///
+    /// `arrivals` is told by `notify_waiters` whenever something new can be received, or never can be again. Many lanes
+    /// may share one: make the `notified()` future, look at every lane, then wait for the future.
+    pub(crate) fn new(arrivals: Arc<Notify>) -> Self {
+        Self { replies: Replies::new(Arc::new(Core::new(arrivals))), types: PhantomData }
+    }
+
+    /// Attaches the lane to its socket. The future moves the bytes until the lane has ended and says why; it is to be
+    /// spawned on a tokio runtime. A lane is driven once; dropping the future ends the lane.
+    pub(crate) fn drive(&self, socket: UnixStream) -> impl Future<Output = LaneEnd> + Send + use<Out, In> + 'static {
+        driver::drive(Arc::clone(self.core()), socket)
+    }
+
+    /// Queues a message, and waits for room if there is none. Messages that wait get their room in the order in which
+    /// they asked.
+    ///
+    /// Success means queued, not received: the other process may be gone before it takes the message.
+    ///
+    /// Cancel safety: if the future is dropped while it waits, the message was not sent.
+    pub(crate) async fn send(&self, message: Out) -> Result<(), SendError> {
+        coop::consume_budget().await;
+        match self.offer(message, |frame| Encoded(Bytes::copy_from_slice(frame)))? {
+            Offer::Queued => Ok(()),
+            Offer::NoRoom(encoded) => self.send_encoded(&encoded).await,
+        }
+    }
+
+    /// Queues a message if there is room for it now.
+    pub(crate) fn try_send(&self, message: Out) -> Result<(), TrySendError> {
+        match self.offer(message, |_| ())? {
+            Offer::Queued => Ok(()),
+            Offer::NoRoom(()) => Err(TrySendError::Full),
+        }
+    }
+
+    /// Encodes a message once, for [`send_encoded`](Self::send_encoded) on many lanes.
+    pub(crate) fn encode_once(message: Out) -> Result<Encoded, SendError> {
+        encode(message, None, |frame| Encoded(Bytes::copy_from_slice(frame)))
+    }
+
+    /// [`send`](Self::send) for a message that is encoded already.
+    pub(crate) async fn send_encoded(&self, message: &Encoded) -> Result<(), SendError> {
+        self.core().queue_when_room(&message.0).await.map_err(|_gone| SendError::Gone)
+    }
+
+    /// [`try_send`](Self::try_send) for a message that is encoded already.
+    pub(crate) fn try_send_encoded(&self, message: &Encoded) -> Result<(), TrySendError> {
+        self.core().queue_if_room(&message.0).map_err(|refusal| match refusal {
+            NotQueued::NoRoom => TrySendError::Full,
+            NotQueued::Gone => TrySendError::Failed(SendError::Gone),
+        })
+    }
+
+    /// Asks a question: `make` puts the reply handle into a message, the message is sent, and the answer awaited.
+    ///
+    /// Cancel safety: dropping the future withdraws the question; if it was sent already, its answer will be ignored.
+    pub(crate) async fn call<T, F>(&self, make: F) -> Result<T, CallError>
+    where
+        T: serde::Serialize + serde::de::DeserializeOwned + Send + 'static,
+        F: FnOnce(Reply<T>) -> Out,
+    {
+        let (question, reply) = reply::ask(self.core());
+        let message = make(reply);
+        self.send(message).await.map_err(|error| match error {
+            SendError::Gone => CallError::Gone,
+            refused => CallError::NotSent(refused),
+        })?;
+        question.answer().await
+    }
+
+    /// The next message, or `None` once the lane has ended and everything that had arrived was taken.
+    ///
+    /// Several tasks may receive from one lane; each message goes to one of them.
+    ///
+    /// Cancel safety: a dropped future has taken nothing.
+    pub(crate) async fn recv(&self) -> Option<In> {
+        coop::consume_budget().await;
+        match self.try_recv() {
+            Received::Message(message) => return Some(message),
+            Received::Ended => return None,
+            Received::Empty => {}
+        }
+        loop {
+            let arrival = self.core().arrivals().notified();
+            match self.try_recv() {
+                Received::Message(message) => return Some(message),
+                Received::Ended => return None,
+                Received::Empty => arrival.await,
+            }
+        }
+    }
+
+    /// The next message if one is here.
+    pub(crate) fn try_recv(&self) -> Received<In> {
+        let payload = match self.core().take() {
+            Taken::Message(payload) => payload,
+            Taken::Empty => return Received::Empty,
+            Taken::Ended => return Received::Ended,
+        };
+        // User code runs from here on; no lock is held.
+        match codec::decode::<In::Wire>(&payload) {
+            Ok(wire) => Received::Message(In::from_wire(wire, &self.replies)),
+            Err(malformed) => {
+                self.core().distrust(format!("a message of type {} cannot be decoded: {malformed}", In::NAME));
+                Received::Ended
+            }
+        }
+    }
+
+    /// Waits until everything that was queued before this call is with the kernel, or the lane has ended.
+    pub(crate) async fn flush(&self) {
+        self.core().flushed().await;
+    }
+
+    /// No more sends from this side: they say `Gone`. The driver writes what is queued, takes in what the socket holds
+    /// at that moment, and ends.
+    pub(crate) fn close(&self) {
+        self.core().close();
+    }
+
+    /// The peer process was reaped. The driver takes in what the socket still holds and ends, even if somebody else
+    /// (a grandchild) holds the other end open. A lane that was never attached ends at once.
+    pub(crate) fn peer_exited(&self) {
+        self.core().peer_exited();
+    }
+
+    /// Whether a send can still succeed.
+    pub(crate) fn is_open(&self) -> bool {
+        self.core().is_open()
+    }
+
+    /// Whether [`try_recv`](Self::try_recv) would find a message now.
+    pub(crate) fn has_messages(&self) -> bool {
+        self.core().has_messages()
+    }
+
+    /// Whether the lane has ended and everything that had arrived was taken.
+    pub(crate) fn is_drained(&self) -> bool {
+        self.core().is_drained()
+    }
+
+    /// Encodes and queues; without room, what `keep` makes of the frame.
+    fn offer<K>(&self, message: Out, keep: impl FnOnce(&[u8]) -> K) -> Result<Offer<K>, SendError> {
+        let core = self.core();
+        encode(message, Some(core), |frame| match core.queue_if_room(frame) {
+            Ok(()) => Ok(Offer::Queued),
+            Err(NotQueued::NoRoom) => Ok(Offer::NoRoom(keep(frame))),
+            Err(NotQueued::Gone) => Err(SendError::Gone),
+        })?
+    }
+
+    fn core(&self) -> &Arc<Core> {
+        self.replies.core()
+    }
+}
+
+impl<Out, In> Clone for Lane<Out, In> {
+    fn clone(&self) -> Self {
+        Self { replies: self.replies.clone(), types: PhantomData }
+    }
+}
+
+impl<Out, In> fmt::Debug for Lane<Out, In> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Lane")
+            .field("sends", &type_name::<Out>())
+            .field("receives", &type_name::<In>())
+            .finish_non_exhaustive()
+    }
+}
+
+enum Offer<K> {
+    Queued,
+    NoRoom(K),
+}
+
+/// Encodes a message into a frame of its own and gives that to `done`.
+///
+/// Not into the output buffer: encoding runs the user's `Serialize`, which may panic, take long, or send on this very
+/// lane, and so must not run under the lock of that buffer. The copy is a few bytes for small messages.
+fn encode<M: Message, R>(message: M, core: Option<&Core>, done: impl FnOnce(&[u8]) -> R) -> Result<R, SendError> {
+    let wire = message.into_wire().map_err(|ForwardedReply| SendError::ForwardedReply)?;
+    let mut frame = FrameBuf::message(core.map(Core::spare));
+    codec::encode(&wire, |bytes| frame.put(bytes)).map_err(SendError::Encode)?;
+    match frame.finish() {
+        Ok(frame) => Ok(done(frame)),
+        Err(frame::TooLarge { size, limit }) => Err(SendError::TooLarge { size, limit }),
+    }
+}

@@ -1,0 +1,83 @@
+//! Values ↔ payload bytes. The only place that names bincode.
+//!
+//! Integers have fixed width on the wire. With variable width bincode counts a one-byte `u64` as eight against its
+//! limit, so that a sound message of 3 MB could fail to decode under a limit of 16 MiB; with fixed width what it counts
+//! is what is there. The limit itself is not optional: without one an 11-byte message aborts the process.
+
+use bincode::config::{Configuration, Fixint, Limit, LittleEndian};
+use bincode::enc::write::Writer;
+use bincode::error::{DecodeError, EncodeError};
+use serde::Serialize;
+use serde::de::DeserializeOwned;
+
+use super::frame::MAX_FRAME;
+
+/// Part of every fingerprint: two builds with another codec must not talk to each other.
+pub(super) const NAME: &str = "bincode-2/fixed-width";
+
+const CONFIG: Configuration<LittleEndian, Fixint, Limit<MAX_FRAME>> =
+    bincode::config::standard().with_fixed_int_encoding().with_limit::<MAX_FRAME>();
+
+/// Encodes a value piece by piece into `put`; the error is for people.
+pub(crate) fn encode<T: Serialize>(value: &T, put: impl FnMut(&[u8])) -> Result<(), String> {
+    bincode::serde::encode_into_writer(value, Sink(put), CONFIG).map_err(|error| match error {
+        EncodeError::OtherString(text) => text,
+        error => error.to_string(),
+    })
+}
+
+/// Decodes a value that must fill `bytes` exactly; the error is for people.
+pub(crate) fn decode<T: DeserializeOwned>(bytes: &[u8]) -> Result<T, String> {
+    match bincode::serde::decode_from_slice(bytes, CONFIG) {
+        Ok((value, used)) if used == bytes.len() => Ok(value),
+        Ok((_, used)) => Err(format!("{} bytes are left over", bytes.len() - used)),
+        Err(DecodeError::OtherString(text)) => Err(text),
+        Err(error) => Err(error.to_string()),
+    }
+}
+
+struct Sink<F>(F);
+
+impl<F: FnMut(&[u8])> Writer for Sink<F> {
+    #[inline]
+    fn write(&mut self, bytes: &[u8]) -> Result<(), EncodeError> {
+        (self.0)(bytes);
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_value_survives_the_round_trip() {
+        let value = (7_u64, "text".to_owned(), vec![Some('ü'), None], -1_i128);
+        assert_eq!(decode::<(u64, String, Vec<Option<char>>, i128)>(&encoded(&value)), Ok(value));
+    }
+
+    #[test]
+    fn every_integer_counts_its_real_size_so_a_sound_message_never_hits_the_limit() {
+        let value = vec![0_u64; MAX_FRAME / 8 - 8];
+        assert_eq!(decode::<Vec<u64>>(&encoded(&value)), Ok(value));
+    }
+
+    #[test]
+    fn a_length_from_the_wire_is_not_believed() {
+        let absurd = (u64::MAX / 2).to_le_bytes();
+        assert!(decode::<String>(&absurd).is_err());
+        assert!(decode::<Vec<u8>>(&absurd).is_err());
+        assert!(decode::<Vec<u64>>(&absurd).is_err());
+    }
+
+    #[test]
+    fn bytes_left_over_are_an_error() {
+        assert_eq!(decode::<u8>(&[1, 2, 3]), Err("2 bytes are left over".to_owned()));
+    }
+
+    fn encoded<T: Serialize>(value: &T) -> Vec<u8> {
+        let mut bytes = Vec::new();
+        encode(value, |piece| bytes.extend_from_slice(piece)).unwrap();
+        bytes
+    }
+}

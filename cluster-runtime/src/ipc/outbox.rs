@@ -1,0 +1,79 @@
+//! The outgoing half of a lane's shared state.
+
+use std::mem;
+use std::task::Waker;
+
+use super::LaneEnd;
+use super::frame::WINDOW;
+
+#[derive(Default)]
+pub(super) struct Outbox {
+    pub(super) stage: Stage,
+    pub(super) driver: DriverState,
+    /// Whole frames that the driver has not fetched yet.
+    pub(super) queue: Vec<u8>,
+    /// What the messages have cost for which no credit came back yet.
+    pub(super) spent: usize,
+    /// Credit that the peer is to get.
+    pub(super) owed: usize,
+    /// How many bytes of `queue` are answers, and how many of the driver's buffer were when it fetched it.
+    pub(super) answers: usize,
+    pub(super) answers_in_writing: usize,
+    /// Bytes ever queued, and ever accepted by the kernel.
+    pub(super) total_queued: u64,
+    pub(super) total_written: u64,
+}
+
+#[derive(Default, PartialEq, Eq)]
+pub(super) enum Stage {
+    #[default]
+    Open,
+    /// No more messages; what is queued is still written.
+    Closing,
+    /// Nobody reads any more; what the peer wrote is still taken in.
+    PeerExited,
+    Ended(LaneEnd),
+}
+
+/// What the driver is doing, as far as those need to know who give it work.
+#[derive(Default)]
+pub(super) enum DriverState {
+    #[default]
+    Absent,
+    Busy,
+    /// Waits for anything.
+    Idle(Waker),
+    /// Waits for the socket to take more, so more output is nothing to wake it for.
+    Blocked(Waker),
+}
+
+impl Outbox {
+    pub(super) fn push(&mut self, frame: &[u8]) {
+        self.queue.extend_from_slice(frame);
+        self.total_queued += frame.len() as u64;
+    }
+
+    pub(super) fn is_congested(&self) -> bool {
+        self.answers + self.answers_in_writing > WINDOW
+    }
+}
+
+impl DriverState {
+    #[inline]
+    pub(super) fn wake_for_output(&mut self) -> Option<Waker> {
+        match self {
+            Self::Idle(_) => self.wake_for_order(),
+            Self::Absent | Self::Busy | Self::Blocked(_) => None,
+        }
+    }
+
+    pub(super) fn wake_for_order(&mut self) -> Option<Waker> {
+        match self {
+            Self::Idle(_) | Self::Blocked(_) => match mem::replace(self, Self::Busy) {
+                Self::Idle(waker) | Self::Blocked(waker) => Some(waker),
+                Self::Absent | Self::Busy => None,
+            },
+            Self::Absent | Self::Busy => None,
+        }
+    }
+}

@@ -1,0 +1,180 @@
+//! Test messages and helpers. The tests themselves: [`frames`] (pure), [`lanes`], [`calls`], [`hostile`].
+
+mod calls;
+mod frames;
+mod hostile;
+mod lanes;
+
+use std::os::unix::net::UnixStream;
+use std::sync::Arc;
+use std::task::{Context, Poll, Waker};
+use std::time::Duration;
+
+use serde::{Deserialize, Serialize};
+use tokio::sync::Notify;
+use tokio::task::JoinHandle;
+
+use super::*;
+
+/// What a worker says.
+#[derive(Debug)]
+enum Up {
+    Count(u64),
+    Text(String),
+    Total(Reply<u64>),
+    Echo { text: String, reply: Reply<String> },
+}
+
+#[derive(Serialize, Deserialize)]
+enum UpWire {
+    Count(u64),
+    Text(String),
+    Total(ReplyTag),
+    Echo { text: String, reply: ReplyTag },
+}
+
+impl Message for Up {
+    type Wire = UpWire;
+
+    const NAME: &'static str = "Up";
+
+    fn fingerprint() -> Fingerprint {
+        Fingerprint::of("enum Up")
+    }
+
+    fn into_wire(self) -> Result<UpWire, ForwardedReply> {
+        Ok(match self {
+            Self::Count(number) => UpWire::Count(number),
+            Self::Text(text) => UpWire::Text(text),
+            Self::Total(reply) => UpWire::Total(reply.into_tag()?),
+            Self::Echo { text, reply } => UpWire::Echo { text, reply: reply.into_tag()? },
+        })
+    }
+
+    fn from_wire(wire: UpWire, replies: &Replies) -> Self {
+        match wire {
+            UpWire::Count(number) => Self::Count(number),
+            UpWire::Text(text) => Self::Text(text),
+            UpWire::Total(tag) => Self::Total(replies.reply(tag)),
+            UpWire::Echo { text, reply } => Self::Echo { text, reply: replies.reply(reply) },
+        }
+    }
+}
+
+/// What the primary says: a plain number, or something whose encoding misbehaves.
+#[derive(Debug, PartialEq, Eq, Deserialize)]
+enum Down {
+    Count(u64),
+    Unencodable,
+    Panicking,
+}
+
+impl Serialize for Down {
+    fn serialize<S: serde::Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        match self {
+            Self::Count(number) => serializer.serialize_newtype_variant("Down", 0, "Count", number),
+            Self::Unencodable => Err(serde::ser::Error::custom("not today")),
+            Self::Panicking => panic!("while encoding"),
+        }
+    }
+}
+
+impl Message for Down {
+    type Wire = Self;
+
+    const NAME: &'static str = "Down";
+
+    fn fingerprint() -> Fingerprint {
+        Fingerprint::of("enum Down")
+    }
+
+    fn into_wire(self) -> Result<Self, ForwardedReply> {
+        Ok(self)
+    }
+
+    fn from_wire(wire: Self, _: &Replies) -> Self {
+        wire
+    }
+}
+
+type Worker = Lane<Up, Down>;
+type Primary = Lane<Down, Up>;
+
+fn lane<Out: Message, In: Message>() -> Lane<Out, In> {
+    Lane::new(Arc::new(Notify::new()))
+}
+
+/// Two lanes that are connected, and the ends of their drivers.
+fn connected() -> (Worker, Primary, JoinHandle<LaneEnd>, JoinHandle<LaneEnd>) {
+    let (worker, primary) = (lane(), lane());
+    let (one, other) = UnixStream::pair().unwrap();
+    let driven = (tokio::spawn(worker.drive(one)), tokio::spawn(primary.drive(other)));
+    (worker, primary, driven.0, driven.1)
+}
+
+/// Sends numbers counted from 0 until there is no room and none appears; says how many went.
+async fn fill(worker: &Worker) -> u64 {
+    let mut sent = 0;
+    loop {
+        while worker.try_send(Up::Count(sent)).is_ok() {
+            sent += 1;
+        }
+        if !comes_true(|| worker.try_send(Up::Count(sent)).is_ok()).await {
+            return sent;
+        }
+        sent += 1;
+    }
+}
+
+async fn count(primary: &Primary) -> u64 {
+    match soon(primary.recv()).await {
+        Some(Up::Count(number)) => number,
+        other => panic!("a count was expected, not {other:?}"),
+    }
+}
+
+/// The guard of every wait: tests do not hang.
+async fn soon<F: Future>(future: F) -> F::Output {
+    tokio::time::timeout(Duration::from_secs(60), future).await.expect("should have happened by now")
+}
+
+/// Waits for a state that other tasks bring about.
+async fn until(condition: impl Fn() -> bool) {
+    soon(async {
+        while !condition() {
+            tokio::task::yield_now().await;
+        }
+    })
+    .await;
+}
+
+/// Gives every other task many turns; says whether the condition came true meanwhile.
+async fn comes_true(condition: impl Fn() -> bool) -> bool {
+    for _ in 0..1000 {
+        if condition() {
+            return true;
+        }
+        tokio::task::yield_now().await;
+    }
+    false
+}
+
+fn poll_once<F: Future>(future: std::pin::Pin<&mut F>) -> Poll<F::Output> {
+    future.poll(&mut Context::from_waker(Waker::noop()))
+}
+
+/// xorshift64*: seeded, so that a failure can be repeated.
+struct Random(u64);
+
+impl Random {
+    fn next(&mut self) -> u64 {
+        self.0 ^= self.0 >> 12;
+        self.0 ^= self.0 << 25;
+        self.0 ^= self.0 >> 27;
+        self.0.wrapping_mul(0x2545_f491_4f6c_dd1d)
+    }
+
+    fn below(&mut self, limit: u64) -> u64 {
+        self.next() % limit
+    }
+}
