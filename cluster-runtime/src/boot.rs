@@ -145,9 +145,8 @@ impl fmt::Display for Mark {
 impl Mark {
     fn parse(text: &str) -> Option<Self> {
         let mut words = text.strip_prefix("1 ")?.split(' ');
-        let mut number = |key: &str| -> Option<u64> {
-            words.next()?.strip_prefix(key)?.strip_prefix('=')?.parse().ok()
-        };
+        let mut number =
+            |key: &str| -> Option<u64> { words.next()?.strip_prefix(key)?.strip_prefix('=')?.parse().ok() };
         let identity = Identity {
             worker: WorkerId::new(number("worker")?),
             slot: number("slot")?.try_into().ok()?,
@@ -210,7 +209,8 @@ mod tests {
     fn a_mark_that_somebody_typed_is_refused() {
         let good = "1 worker=17 slot=2 generation=1 primary=812 control=9 messages=11";
         assert!(Mark::parse(good).is_some());
-        for bad in ["", "1", "4", "2 worker=17", &good[2..], &good[..good.len() - 1].replace("=1", "=-1"), "1 worker=x"] {
+        for bad in ["", "1", "4", "2 worker=17", &good[2..], &good[..good.len() - 1].replace("=1", "=-1"), "1 worker=x"]
+        {
             assert_eq!(Mark::parse(bad), None, "{bad}");
         }
         assert_eq!(Mark::parse(&format!("{good} more=1")), None);

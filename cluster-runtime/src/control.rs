@@ -117,10 +117,8 @@ impl Control {
     /// The next packet, or `None` once the peer has closed. Cancel safe.
     pub(crate) async fn receive<T: DeserializeOwned>(&self) -> Result<Option<(T, Vec<OwnedFd>)>, ControlError> {
         let mut buffer = [0; LARGEST_PACKET];
-        let packet = self
-            .socket
-            .async_io(Interest::READABLE, |socket| os::receive_packet(socket.as_fd(), &mut buffer))
-            .await;
+        let packet =
+            self.socket.async_io(Interest::READABLE, |socket| os::receive_packet(socket.as_fd(), &mut buffer)).await;
         match packet {
             Ok(packet) => decode(&buffer, packet),
             // The peer died with unread packets from us in its socket: an end like any other.
@@ -134,7 +132,9 @@ impl Control {
         let mut buffer = [0; LARGEST_PACKET];
         match os::receive_packet(self.socket.get_ref().as_fd(), &mut buffer) {
             Ok(packet) => decode(&buffer, packet),
-            Err(error) if matches!(error.kind(), io::ErrorKind::WouldBlock | io::ErrorKind::ConnectionReset) => Ok(None),
+            Err(error) if matches!(error.kind(), io::ErrorKind::WouldBlock | io::ErrorKind::ConnectionReset) => {
+                Ok(None)
+            }
             Err(error) => Err(error.into()),
         }
     }

@@ -67,10 +67,10 @@ mod serve;
 mod supervisor;
 mod worker;
 
-#[doc = include_str!("docs/main.md")]
-pub use cluster_macros::main;
 #[doc = include_str!("docs/message.md")]
 pub use cluster_macros::Message;
+#[doc = include_str!("docs/main.md")]
+pub use cluster_macros::main;
 
 pub use boot::{is_primary, is_worker};
 pub use config::{Config, NoPrimary, Workers};

@@ -148,9 +148,8 @@ pub(crate) fn receive_packet(socket: BorrowedFd<'_>, buffer: &mut [u8]) -> io::R
     header.msg_control = space.0.as_mut_ptr().cast();
     header.msg_controllen = CONTROL_SPACE;
     // SAFETY: the header points to live buffers of the lengths that it states.
-    let received = unsafe {
-        libc::recvmsg(socket.as_raw_fd(), &raw mut header, libc::MSG_DONTWAIT | libc::MSG_CMSG_CLOEXEC)
-    };
+    let received =
+        unsafe { libc::recvmsg(socket.as_raw_fd(), &raw mut header, libc::MSG_DONTWAIT | libc::MSG_CMSG_CLOEXEC) };
     let len = usize::try_from(Errno::result(received)?).map_err(io::Error::other)?;
     let truncated = header.msg_flags & (libc::MSG_TRUNC | libc::MSG_CTRUNC) != 0;
     Ok(Packet { len, fds: take_rights(&header), truncated })

@@ -21,8 +21,8 @@ use tokio::task::JoinSet;
 use tower_service::Service;
 
 use crate::Result;
-use crate::listen::{Address, Listener, Stream, ToAddress, draining_begins};
-use crate::worker::{Phase, Process};
+use crate::listen::{Address, Listener, Stream, ToAddress};
+use crate::worker::{Phase, Process, draining};
 
 /// Serves an HTTP application on an address that all workers share: [`listen`](crate::listen()) and an [`Http`] with its
 /// defaults.
@@ -186,11 +186,11 @@ async fn connection<S, B>(
         // Small answers must not wait for the client's acknowledgement. A socket that refuses is already dead.
         _ = tcp.set_nodelay(true);
     }
-    let (seen, mut phase) = (Arc::clone(&service.seen), service.phase.clone());
+    let (seen, phase) = (Arc::clone(&service.seen), service.phase.clone());
     let mut connection = pin!(builder.serve_connection_with_upgrades(TokioIo::new(stream), service));
     let turn = async {
         tokio::select! {
-            () = draining_begins(&mut phase) => if !seen.http2.load(Ordering::Relaxed) {
+            () = draining(phase) => if !seen.http2.load(Ordering::Relaxed) {
                 tokio::time::sleep(IDLE_LINGER).await;
             },
             // hyper's own timeout begins only after it has seen the first bytes.
@@ -217,7 +217,7 @@ async fn connection<S, B>(
 async fn silence(timeout: Duration, seen: &Seen) {
     tokio::time::sleep(timeout).await;
     if seen.request.load(Ordering::Relaxed) {
-        std::future::pending().await
+        std::future::pending::<()>().await;
     }
 }
 

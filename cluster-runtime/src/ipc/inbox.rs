@@ -48,6 +48,7 @@ impl MessageQueue {
         message
     }
 
+    #[cfg(test)]
     pub(super) fn is_empty(&self) -> bool {
         self.runs.is_empty() && self.tail.is_empty()
     }

@@ -207,16 +207,19 @@ impl<Out: Message, In: Message> Lane<Out, In> {
     }
 
     /// Whether a send can still succeed.
+    #[cfg(test)]
     pub(crate) fn is_open(&self) -> bool {
         self.core().is_open()
     }
 
     /// Whether [`try_recv`](Self::try_recv) would find a message now.
+    #[cfg(test)]
     pub(crate) fn has_messages(&self) -> bool {
         self.core().has_messages()
     }
 
     /// Whether the lane has ended and everything that had arrived was taken.
+    #[cfg(test)]
     pub(crate) fn is_drained(&self) -> bool {
         self.core().is_drained()
     }

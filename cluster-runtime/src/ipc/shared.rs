@@ -167,6 +167,7 @@ impl Core {
         }
     }
 
+    #[cfg(test)]
     pub(super) fn is_open(&self) -> bool {
         lock(&self.outbox).stage == Stage::Open
     }
@@ -191,11 +192,13 @@ impl Core {
         Taken::Message(payload)
     }
 
+    #[cfg(test)]
     pub(super) fn has_messages(&self) -> bool {
         let inbox = lock(&self.inbox);
         !inbox.queue.is_empty() && (inbox.ended || !self.congested.load(Ordering::Acquire))
     }
 
+    #[cfg(test)]
     pub(super) fn is_drained(&self) -> bool {
         let inbox = lock(&self.inbox);
         inbox.ended && inbox.queue.is_empty()

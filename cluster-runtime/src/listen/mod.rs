@@ -14,7 +14,6 @@ use std::time::Duration;
 
 use socket2::{SockFilter, SockRef};
 use tokio::net::TcpListener;
-use tokio::sync::watch;
 
 pub use stream::Stream;
 pub(crate) use stream::{Counted, Tally};
@@ -358,7 +357,8 @@ async fn resolve(place: &Place) -> io::Result<Vec<SocketAddr>> {
 }
 
 fn invalid(place: &Place, why: &str) -> io::Error {
-    let text = format!("cannot listen on {place:?}: {why}; write host:port, such as \"0.0.0.0:3000\" or \"[::1]:3000\"");
+    let text =
+        format!("cannot listen on {place:?}: {why}; write host:port, such as \"0.0.0.0:3000\" or \"[::1]:3000\"");
     io::Error::new(io::ErrorKind::InvalidInput, text)
 }
 
@@ -384,11 +384,4 @@ fn is_about_one_connection(error: &io::Error) -> bool {
             | Kind::HostUnreachable
             | Kind::TimedOut
     )
-}
-
-/// Waits until the worker drains.
-#[cfg(feature = "axum")]
-pub(crate) async fn draining_begins(phase: &mut watch::Receiver<Phase>) {
-    // The sender lives as long as the process; were it gone, there would be nothing left to serve for.
-    _ = phase.wait_for(|phase| matches!(phase, Phase::Draining { .. })).await;
 }

@@ -435,12 +435,7 @@ impl Shell {
     }
 
     /// The last worker is gone; the primary function hears the last events and may finish what it does.
-    async fn wait_for_function(
-        mut self,
-        code: u8,
-        signals: &mut Signals,
-        inbox: &mut mpsc::Receiver<Happening>,
-    ) -> u8 {
+    async fn wait_for_function(mut self, code: u8, signals: &mut Signals, inbox: &mut mpsc::Receiver<Happening>) -> u8 {
         self.notify(Notice::Ended);
         let least = Instant::now() + LAST_WORDS;
         let deadline = match self.stop {

@@ -14,7 +14,7 @@ use std::time::Duration;
 
 use tokio::runtime::{Builder, Runtime};
 
-pub(crate) use process::{Phase, Process};
+pub(crate) use process::{Phase, Process, draining};
 
 use crate::boot::Inheritance;
 use crate::config::Settings;
@@ -101,11 +101,7 @@ impl CurrentWorker {
     /// Cancel safe; once it has completed, every further call completes at once.
     pub fn shutdown(&self) -> impl Future<Output = ()> + Send + 'static {
         self.process.expect_main_to_end();
-        let mut phase = self.process.phase();
-        async move {
-            // The sender lives as long as the process.
-            _ = phase.wait_for(|phase| *phase != Phase::Running).await;
-        }
+        draining(self.process.phase())
     }
 
     /// Leaves the cluster gracefully: this worker drains and, unless the policy is never to restart, is replaced at once.
@@ -225,6 +221,7 @@ pub(crate) fn live<M: WorkerMain<A>, A>(inherited: Inheritance, settings: &Setti
             output = main.start(worker) => Some(output),
             () = nothing_left_to_do(&process) => None,
         };
+        lane.close();
         _ = tokio::time::timeout(LAST_WORDS, lane.flush()).await;
         output.unwrap_or_else(|| exit(0))
     });
@@ -235,14 +232,13 @@ pub(crate) fn live<M: WorkerMain<A>, A>(inherited: Inheritance, settings: &Setti
 
 /// Completes when the worker drains, `main` is not known to wait for that, and the last connection is closed.
 async fn nothing_left_to_do(process: &Process) {
-    // The sender lives as long as the process.
-    _ = process.phase().wait_for(|phase| *phase != Phase::Running).await;
+    draining(process.phase()).await;
     if !process.is_main_to_end() {
         _ = tokio::time::timeout(LAST_ACCEPTS, process.listeners().none_left()).await;
         process.streams().none_left().await;
     }
     if process.is_main_to_end() {
-        std::future::pending().await
+        std::future::pending::<()>().await;
     }
 }
 

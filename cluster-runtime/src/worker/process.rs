@@ -189,8 +189,8 @@ impl Process {
         });
     }
 
-    fn obey(&self, order: ToWorker, fds: Vec<OwnedFd>) {
-        match order {
+    fn obey(&self, order: &ToWorker, fds: Vec<OwnedFd>) {
+        match *order {
             ToWorker::Drain { grace, last } => self.drain(grace, last),
             ToWorker::Listening { request, outcome } => {
                 let answer = match (outcome, fds.into_iter().next()) {
@@ -214,6 +214,12 @@ impl Process {
     }
 }
 
+/// Completes when the worker drains.
+pub(crate) async fn draining(mut phase: watch::Receiver<Phase>) {
+    // An error would mean that the process is gone, and with it whoever waits.
+    _ = phase.wait_for(|phase| *phase != Phase::Running).await;
+}
+
 /// Speaks with the primary until it is gone, and drains then.
 async fn attend(process: Arc<Process>, mut terminate: Signal) {
     loop {
@@ -221,7 +227,7 @@ async fn attend(process: Arc<Process>, mut terminate: Signal) {
             () = process.say.notified() => say(&process).await,
             _ = terminate.recv() => process.leave(),
             order = process.control.0.receive() => match order {
-                Ok(Some((order, fds))) => process.obey(order, fds),
+                Ok(Some((order, fds))) => process.obey(&order, fds),
                 Ok(None) => break,
                 Err(error) => {
                     tracing::error!(%error, "lost the primary");
