@@ -159,7 +159,8 @@ fn a_bind_error_reaches_the_worker_with_its_kind_and_a_retry_works() {
 /// test-cluster-shared-handle-bind-privileged-port, test-cluster-bind-privileged-port.
 #[test]
 fn a_port_that_is_not_allowed_is_refused_with_its_kind() {
-    let lowest: u16 = std::fs::read_to_string("/proc/sys/net/ipv4/ip_unprivileged_port_start").unwrap().trim().parse().unwrap();
+    let lowest: u16 =
+        std::fs::read_to_string("/proc/sys/net/ipv4/ip_unprivileged_port_start").unwrap().trim().parse().unwrap();
     if lowest <= 42 {
         return skip("every port is free for everybody here (net.ipv4.ip_unprivileged_port_start)");
     }

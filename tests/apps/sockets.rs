@@ -120,7 +120,8 @@ async fn upgrade(request: Request) -> axum::response::Response {
             }
         }
     });
-    let response = axum::http::Response::builder().status(101).header("connection", "upgrade").header("upgrade", "echo");
+    let response =
+        axum::http::Response::builder().status(101).header("connection", "upgrade").header("upgrade", "echo");
     response.body(axum::body::Body::empty()).expect("it is a response")
 }
 

@@ -2,11 +2,13 @@
 //!
 //! - [`Cluster`]: a running fixture and everything that it printed.
 //! - [`http`]: the smallest client that still lets a test decide which byte is sent when.
+//! - [`scratch`]: a directory that goes with its test.
 //! - [`load`]: many clients at once, and what went wrong for them.
 //! - [`who`]: which worker answers.
 
 pub mod http;
 pub mod load;
+pub mod scratch;
 pub mod who;
 
 use std::collections::BTreeSet;
@@ -53,7 +55,7 @@ impl Cluster {
         let tag = format!("{}-{}", std::process::id(), NUMBER.fetch_add(1, Ordering::Relaxed));
         let mut command = Command::new(program);
         command.env("TEST_CLUSTER", &tag).stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
-        for name in ["CLUSTER_WORKERS", "WEB_CONCURRENCY", "CLUSTER_GRACE", "CLUSTER_QUIET"] {
+        for name in SETTINGS {
             command.env_remove(name);
         }
         Launch { command, tag }
@@ -231,6 +233,18 @@ pub fn skip(why: &str) {
     assert!(std::env::var_os("CI").is_none_or(|ci| ci != "true"), "this test must run in CI, but {why}");
     eprintln!("SKIPPED: {why}");
 }
+
+/// What a developer's shell may have set, and a fixture must not see.
+const SETTINGS: [&str; 8] = [
+    "ADDR",
+    "CLUSTER_WORKERS",
+    "WEB_CONCURRENCY",
+    "CLUSTER_THREADS",
+    "CLUSTER_RESTART",
+    "CLUSTER_START_TIMEOUT",
+    "CLUSTER_GRACE",
+    "CLUSTER_QUIET",
+];
 
 /// How often a condition that nothing announces is looked at.
 const POLL: Duration = Duration::from_millis(5);
