@@ -280,11 +280,6 @@ impl Listener {
             }
         }
     }
-
-    #[cfg(feature = "axum")]
-    pub(crate) fn process(&self) -> &Arc<Process> {
-        &self.process
-    }
 }
 
 impl Drop for Listener {

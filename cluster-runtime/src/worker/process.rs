@@ -106,6 +106,10 @@ impl Process {
         self.phase.subscribe()
     }
 
+    pub(crate) fn is_draining(&self) -> bool {
+        *self.phase.borrow() != Phase::Running
+    }
+
     pub(crate) fn streams(&self) -> &Arc<Tally> {
         &self.streams
     }
@@ -122,7 +126,7 @@ impl Process {
 
     /// Begins to drain without having been asked to.
     pub(crate) fn leave(&self) {
-        if *self.phase.borrow() == Phase::Running && !self.leaving.swap(true, Ordering::Relaxed) {
+        if !self.is_draining() && !self.leaving.swap(true, Ordering::Relaxed) {
             self.say.notify_one();
             // A successor takes the queue over.
             self.drain(self.grace, false);
@@ -169,7 +173,7 @@ impl Process {
         let request = self.requests.fetch_add(1, Ordering::Relaxed);
         let (answer, answered) = oneshot::channel();
         self.ports().awaited.insert(request, answer);
-        if *self.phase.borrow() != Phase::Running {
+        if self.is_draining() {
             return Err(too_late());
         }
         self.control.0.send(&FromWorker::Listen { request, port }).await.map_err(|_| too_late())?;

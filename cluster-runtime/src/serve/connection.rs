@@ -1,0 +1,226 @@
+//! One HTTP connection from its first byte to its last: when it has idled too long, and how it ends when the worker drains.
+
+use std::future::Future;
+use std::net::SocketAddr;
+use std::pin::{Pin, pin};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
+use std::task::{Context, Poll, ready};
+use std::time::Duration;
+
+use axum::extract::ConnectInfo;
+use http::{HeaderValue, Request, Response, StatusCode, Version, header};
+use http_body::{Body, Frame, SizeHint};
+use hyper::body::Incoming;
+use hyper_util::rt::{TokioExecutor, TokioIo};
+use hyper_util::server::conn::auto;
+use hyper_util::service::TowerToHyperService;
+use pin_project_lite::pin_project;
+use tokio::time::{Instant, sleep, sleep_until, timeout};
+use tower_service::Service;
+
+use super::BoxError;
+use crate::listen::{Address, Stream};
+use crate::worker::{Process, draining};
+
+/// How long an HTTP/1 connection that idles when the worker drains may still bring a request, which perhaps is on its way
+/// already: it is answered and the connection closed with the answer, instead of being reset.
+const IDLE_LINGER: Duration = Duration::from_millis(500);
+
+/// Serves one connection until it is closed.
+pub(super) async fn serve<S, B>(
+    builder: Arc<auto::Builder<TokioExecutor>>,
+    header_timeout: Duration,
+    stream: Stream,
+    peer: Address,
+    app: S,
+) where
+    S: Service<Request<Incoming>, Response = Response<B>, Error: Into<BoxError>> + Clone + Send + 'static,
+    S::Future: Send,
+    B: Body<Data: Send, Error: Into<BoxError>> + Send + 'static,
+{
+    if let Some(tcp) = stream.tcp() {
+        // Small answers must not wait for the client's acknowledgement. A socket that refuses is already dead.
+        _ = tcp.set_nodelay(true);
+    }
+    let activity = Arc::new(Activity::new());
+    let service = Watched { app: TowerToHyperService::new(app), peer: peer.socket(), activity: Arc::clone(&activity) };
+    let mut connection = pin!(builder.serve_connection_with_upgrades(TokioIo::new(stream), service));
+    let ended = tokio::select! {
+        ended = connection.as_mut() => Ok(ended),
+        turn = turn(&activity, header_timeout) => Err(turn),
+    };
+    let ended = match ended {
+        Ok(ended) => ended,
+        Err(turn) => {
+            connection.as_mut().graceful_shutdown();
+            match turn {
+                Turn::Drain => connection.await,
+                // A half-sent request would be waited for; it is closed with the connection.
+                Turn::Idle => timeout(IDLE_LINGER, connection).await.unwrap_or(Ok(())),
+            }
+        }
+    };
+    if let Err(error) = ended {
+        tracing::debug!(error, "connection ended early");
+    }
+}
+
+/// Why the server ends a connection.
+enum Turn {
+    Drain,
+    Idle,
+}
+
+async fn turn(activity: &Activity, header_timeout: Duration) -> Turn {
+    tokio::select! {
+        () = draining(Process::current().phase()) => {
+            // HTTP/2 has its GOAWAY: nothing that is on its way is lost by saying it at once.
+            if !activity.http2.load(Ordering::Relaxed) {
+                sleep(IDLE_LINGER).await;
+            }
+            Turn::Drain
+        }
+        () = activity.idle_for(header_timeout) => Turn::Idle,
+    }
+}
+
+/// What a connection does.
+///
+/// hyper has a timeout for request heads, but it makes a timer for each request and does not begin before the first byte. This
+/// is one timer for the life of the connection, which looks again when it goes off.
+struct Activity {
+    opened: Instant,
+    /// Requests whose answers are not sent to the last byte.
+    requests: AtomicUsize,
+    /// When the last of them was, in milliseconds since `opened`.
+    idle_since: AtomicU64,
+    http2: AtomicBool,
+}
+
+impl Activity {
+    fn new() -> Self {
+        Self {
+            opened: Instant::now(),
+            requests: AtomicUsize::new(0),
+            idle_since: AtomicU64::new(0),
+            http2: AtomicBool::new(false),
+        }
+    }
+
+    /// Completes once no request was under way for `time`.
+    async fn idle_for(&self, time: Duration) {
+        let mut deadline = self.opened + time;
+        loop {
+            sleep_until(deadline).await;
+            let idle_since = match self.requests.load(Ordering::Relaxed) {
+                0 => self.opened + Duration::from_millis(self.idle_since.load(Ordering::Relaxed)),
+                _ => Instant::now(),
+            };
+            if idle_since + time <= Instant::now() {
+                return;
+            }
+            deadline = idle_since + time;
+        }
+    }
+}
+
+/// One request under way, until it is dropped.
+struct Busy(Arc<Activity>);
+
+impl Busy {
+    fn new(activity: &Arc<Activity>) -> Self {
+        activity.requests.fetch_add(1, Ordering::Relaxed);
+        Self(Arc::clone(activity))
+    }
+}
+
+impl Drop for Busy {
+    fn drop(&mut self) {
+        let Activity { opened, requests, idle_since, .. } = &*self.0;
+        let now = u64::try_from(opened.elapsed().as_millis()).unwrap_or(u64::MAX);
+        idle_since.store(now, Ordering::Relaxed);
+        requests.fetch_sub(1, Ordering::Relaxed);
+    }
+}
+
+/// The user's service on one connection: it learns the client's address, and closes the connection with the answer once the
+/// worker drains.
+struct Watched<S> {
+    app: TowerToHyperService<S>,
+    peer: Option<SocketAddr>,
+    activity: Arc<Activity>,
+}
+
+impl<S, B> hyper::service::Service<Request<Incoming>> for Watched<S>
+where
+    S: Service<Request<Incoming>, Response = Response<B>> + Clone,
+{
+    type Response = Response<Answer<B>>;
+    type Error = S::Error;
+    type Future = Answering<<TowerToHyperService<S> as hyper::service::Service<Request<Incoming>>>::Future>;
+
+    fn call(&self, mut request: Request<Incoming>) -> Self::Future {
+        let http2 = request.version() == Version::HTTP_2;
+        self.activity.http2.store(http2, Ordering::Relaxed);
+        if let Some(peer) = self.peer {
+            request.extensions_mut().insert(ConnectInfo(peer));
+        }
+        Answering { busy: Some(Busy::new(&self.activity)), answering: self.app.call(request), http2 }
+    }
+}
+
+pin_project! {
+    /// The app at work on a request.
+    struct Answering<F> {
+        busy: Option<Busy>,
+        #[pin]
+        answering: F,
+        http2: bool,
+    }
+}
+
+impl<F, B, E> Future for Answering<F>
+where
+    F: Future<Output = Result<Response<B>, E>>,
+{
+    type Output = Result<Response<Answer<B>>, E>;
+
+    fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
+        let this = self.project();
+        let mut response = ready!(this.answering.poll(cx))?;
+        // An upgrade has a `Connection` line of its own.
+        let is_last = !*this.http2 && response.status() != StatusCode::SWITCHING_PROTOCOLS;
+        if is_last && Process::current().is_draining() {
+            response.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("close"));
+        }
+        let busy = this.busy.take();
+        Poll::Ready(Ok(response.map(|body| Answer { body, _busy: busy })))
+    }
+}
+
+pin_project! {
+    /// The body of an answer; the request is under way until it is dropped.
+    struct Answer<B> {
+        #[pin]
+        body: B,
+        _busy: Option<Busy>,
+    }
+}
+
+impl<B: Body> Body for Answer<B> {
+    type Data = B::Data;
+    type Error = B::Error;
+
+    fn poll_frame(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<B::Data>, B::Error>>> {
+        self.project().body.poll_frame(cx)
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.body.is_end_stream()
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        self.body.size_hint()
+    }
+}

@@ -1,0 +1,168 @@
+//! HTTP for any tower service: hyper's connections under our listener, with a drain that loses nothing and ends.
+
+mod connection;
+
+use std::error::Error as StdError;
+use std::sync::Arc;
+use std::time::Duration;
+
+use http::{Request, Response};
+use http_body::Body;
+use hyper::body::Incoming;
+use hyper_util::rt::TokioExecutor;
+use hyper_util::server::conn::auto;
+use tokio::sync::watch;
+use tokio::task::JoinSet;
+use tower_service::Service;
+
+use crate::Result;
+use crate::listen::{Listener, ToAddress};
+use crate::worker::{Phase, Process};
+
+/// Serves an HTTP application on an address that all workers share: [`listen`](crate::listen()) and an [`Http`] with its
+/// defaults.
+///
+/// `app` is any tower service, such as an axum `Router`; HTTP/1 and HTTP/2 are spoken as the client wishes. Handlers get the
+/// client's address as `ConnectInfo<SocketAddr>`. Returns once the worker has drained.
+///
+/// ```no_run
+/// use axum::{Router, extract::ConnectInfo, routing::get};
+/// use std::net::SocketAddr;
+///
+/// #[cluster::main(workers = "auto")]
+/// async fn main() -> cluster::Result {
+///     let app = Router::new().route("/", get(|ConnectInfo(peer): ConnectInfo<SocketAddr>| async move { format!("{peer}\n") }));
+///     cluster::serve("127.0.0.1:3000", app).await
+/// }
+/// ```
+///
+/// # Errors
+/// Those of [`listen`](crate::listen()).
+///
+/// # Panics
+/// Outside a worker.
+///
+/// # Cancel safety
+/// Dropping the future closes every connection at once.
+pub async fn serve<S, B>(address: impl ToAddress, app: S) -> Result
+where
+    S: Service<Request<Incoming>, Response = Response<B>, Error: Into<BoxError>> + Clone + Send + 'static,
+    S::Future: Send,
+    B: Body<Data: Send, Error: Into<BoxError>> + Send + 'static,
+{
+    Http::new().serve(address, app).await
+}
+
+type BoxError = Box<dyn StdError + Send + Sync>;
+
+/// How HTTP is served; [`serve`] with settings.
+///
+/// ```no_run
+/// # async fn f(app: axum::Router) -> cluster::Result {
+/// use std::time::Duration;
+/// cluster::Http::new().header_timeout(Duration::from_secs(5)).serve("127.0.0.1:3000", app).await
+/// # }
+/// ```
+#[derive(Clone, Debug)]
+#[must_use = "an Http does nothing until it serves"]
+pub struct Http {
+    header_timeout: Duration,
+}
+
+impl Default for Http {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+impl Http {
+    /// The defaults: a header timeout of 60 s.
+    pub const fn new() -> Self {
+        Self { header_timeout: Duration::from_secs(60) }
+    }
+
+    /// How long a connection may take to send the next request's head, the time that it idles between two requests included;
+    /// then it is closed. A load balancer in front should let go of idle connections sooner than this.
+    pub const fn header_timeout(mut self, header_timeout: Duration) -> Self {
+        self.header_timeout = header_timeout;
+        self
+    }
+
+    /// Serves `app` on `address` until the worker has drained; see [`serve`].
+    ///
+    /// When the worker drains, requests that run are finished, HTTP/1 connections closed with their next response
+    /// (`Connection: close`) or after half a second of idling, HTTP/2 connections told to go away. What is still open shortly
+    /// before the grace period ends is cut: half-sent requests, endless streams, WebSockets whose handlers ignore
+    /// [`shutdown`](crate::CurrentWorker::shutdown).
+    ///
+    /// # Errors
+    /// Those of [`listen`](crate::listen()).
+    ///
+    /// # Panics
+    /// Outside a worker.
+    ///
+    /// # Cancel safety
+    /// Dropping the future closes every connection at once.
+    pub async fn serve<S, B>(self, address: impl ToAddress, app: S) -> Result
+    where
+        S: Service<Request<Incoming>, Response = Response<B>, Error: Into<BoxError>> + Clone + Send + 'static,
+        S::Future: Send,
+        B: Body<Data: Send, Error: Into<BoxError>> + Send + 'static,
+    {
+        let process = Process::current();
+        process.expect_main_to_end();
+        let listener = match Listener::open(&address.place(), true).await {
+            Ok(listener) => listener,
+            // Told to go before it came to listening: there is nothing to serve and nothing wrong.
+            Err(_) if process.is_draining() => return Ok(()),
+            Err(error) => return Err(error.into()),
+        };
+        let mut connections = JoinSet::new();
+        let served = async {
+            self.accept_all(&listener, app, &mut connections).await;
+            drop(listener);
+            while connections.join_next().await.is_some() {}
+            // Those whose protocol was upgraded live on outside of their tasks.
+            process.streams().none_left().await;
+        };
+        tokio::select! {
+            () = served => {}
+            () = cut(process.phase()) => tracing::warn!("cut what was still open at the end of the grace period"),
+        }
+        Ok(())
+    }
+
+    /// Accepts until the worker drains.
+    async fn accept_all<S, B>(&self, listener: &Listener, app: S, connections: &mut JoinSet<()>)
+    where
+        S: Service<Request<Incoming>, Response = Response<B>, Error: Into<BoxError>> + Clone + Send + 'static,
+        S::Future: Send,
+        B: Body<Data: Send, Error: Into<BoxError>> + Send + 'static,
+    {
+        let builder = Arc::new(auto::Builder::new(TokioExecutor::new()));
+        loop {
+            tokio::select! {
+                accepted = listener.accept() => match accepted {
+                    Ok((stream, peer)) => {
+                        let serving = connection::serve(Arc::clone(&builder), self.header_timeout, stream, peer, app.clone());
+                        connections.spawn(serving);
+                    }
+                    Err(_draining) => return,
+                },
+                Some(_) = connections.join_next() => {}
+            }
+        }
+    }
+}
+
+/// Completes when what is still open must be cut.
+async fn cut(mut phase: watch::Receiver<Phase>) {
+    loop {
+        let Phase::Draining { cut, .. } = *phase.borrow_and_update() else { return std::future::pending().await };
+        tokio::select! {
+            () = tokio::time::sleep_until(cut) => return,
+            // A second order may shorten the time. The sender lives as long as the process.
+            _ = phase.changed() => {}
+        }
+    }
+}
