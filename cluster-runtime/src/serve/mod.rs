@@ -3,6 +3,7 @@
 mod connection;
 
 use std::error::Error as StdError;
+use std::future::pending;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -13,6 +14,7 @@ use hyper_util::rt::TokioExecutor;
 use hyper_util::server::conn::auto;
 use tokio::sync::watch;
 use tokio::task::JoinSet;
+use tokio::time::sleep_until;
 use tower_service::Service;
 
 use crate::Result;
@@ -158,10 +160,19 @@ impl Http {
 /// Completes when what is still open must be cut.
 async fn cut(mut phase: watch::Receiver<Phase>) {
     loop {
-        let Phase::Draining { cut, .. } = *phase.borrow_and_update() else { return std::future::pending().await };
+        let time = match *phase.borrow_and_update() {
+            Phase::Running => None,
+            Phase::Draining { cut, .. } => Some(cut),
+        };
+        let due = async {
+            match time {
+                Some(time) => sleep_until(time).await,
+                None => pending().await,
+            }
+        };
         tokio::select! {
-            () = tokio::time::sleep_until(cut) => return,
-            // A second order may shorten the time. The sender lives as long as the process.
+            () = due => return,
+            // The drain begins, or a second order shortens its time. The sender lives as long as the process.
             _ = phase.changed() => {}
         }
     }
