@@ -142,6 +142,18 @@ fn listening_twice_in_one_worker_is_an_error_that_can_be_caught() {
     cluster.expect_exit(0);
 }
 
+/// net-server-close-before-ipc-response: the socket that nobody waits for any more is closed, and the port can be had.
+#[test]
+fn listening_can_be_cancelled_and_leaves_nothing_open() {
+    let mut cluster = sockets("hasty").start();
+    let address = cluster.wait_ready();
+    let count = |log: &str| log.matches("1 more descriptors").count();
+    cluster.wait_until("both workers' counts", |cluster| (count(&cluster.log_text()) == 2).then_some(()));
+    assert!(["1", "2"].contains(&http::body(address, "/").as_str()));
+    cluster.signal(Signal::SIGTERM);
+    cluster.expect_exit(0);
+}
+
 /// test-cluster-shared-handle-bind-error, test-cluster-worker-disconnect-on-error.
 #[test]
 fn a_bind_error_reaches_the_worker_with_its_kind_and_a_retry_works() {

@@ -155,7 +155,8 @@ impl Mark {
         let primary = Pid::from_raw(number("primary")?.try_into().ok()?);
         let control = number("control")?.try_into().ok()?;
         let messages = number("messages")?.try_into().ok()?;
-        words.next().is_none().then_some(Self { identity, primary, control, messages })
+        // One number for two lanes would be owned, and closed, twice.
+        (words.next().is_none() && control != messages).then_some(Self { identity, primary, control, messages })
     }
 
     /// Checks that the primary is real and alive, and takes the lanes.

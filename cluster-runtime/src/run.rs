@@ -146,6 +146,6 @@ impl<E: std::fmt::Debug> PrimaryOutput for Result<(), E> {
 }
 
 fn refuse(error: &dyn std::error::Error) -> ! {
-    eprintln!("cluster: {error}");
+    primary::say(format_args!("{error}"));
     exit(exit_code::CONFIG.into())
 }

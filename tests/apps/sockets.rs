@@ -27,6 +27,7 @@ async fn program() -> cluster::Result {
         }
         Some("several") => several().await,
         Some("twice") => twice().await,
+        Some("hasty") => hasty().await,
         Some("stubborn") => stubborn().await,
         Some("impatient") => Http::new().header_timeout(Duration::from_millis(200)).serve(address(), app()).await,
         Some("upgrade") => cluster::serve(address(), Router::new().route("/upgrade", get(upgrade))).await,
@@ -86,6 +87,25 @@ async fn twice() -> cluster::Result {
     let error = cluster::listen(&fixed).await.expect_err("this worker listens there already");
     say(&format!("the same is refused: {:?}", error.kind()));
     worker().shutdown().await;
+    Ok(())
+}
+
+/// Asks for a port and does not wait for it, many times over.
+async fn hasty() -> cluster::Result {
+    let open = || std::fs::read_dir("/proc/self/fd").map(Iterator::count);
+    drop(listen().await?);
+    let before = open()?;
+    for _ in 0..200 {
+        tokio::select! {
+            biased;
+            _ = listen() => return Err("the primary cannot have answered yet".into()),
+            () = std::future::ready(()) => {}
+        }
+    }
+    // The answers come in order, so the ones that nobody waited for have come when this one has.
+    let listener = listen().await?;
+    say(&format!("{} more descriptors", open()? - before));
+    axum::serve(listener, app()).await?;
     Ok(())
 }
 

@@ -14,6 +14,8 @@ use crate::control::PortRequest;
 
 /// Connections that may wait in a shard; the kernel cuts it to `net.core.somaxconn`.
 const BACKLOG: i32 = 4096;
+/// Ports that a cluster may have; a worker that asks for more has lost its way, and must not use up the primary's descriptors.
+const MOST_PORTS: usize = 1024;
 
 /// Every port of the cluster.
 #[derive(Default)]
@@ -47,6 +49,8 @@ impl Registry {
             if !port.shards.contains_key(&slot) {
                 port.shards.insert(slot, further_shard(port.address)?);
             }
+        } else if self.ports.len() >= MOST_PORTS {
+            return Err(io::Error::from_raw_os_error(libc::EMFILE));
         } else {
             let (socket, address) = first_shard(request.address)?;
             let port = Port { address, http: request.http, shards: HashMap::from([(slot, socket)]) };

@@ -42,6 +42,7 @@ use crate::supervisor::{self, Action, Next, Outcome, ShutdownCause, State, StopC
 use crate::{Exit, ExitReason, WorkerId};
 use function::Notice;
 use report::Report;
+pub(crate) use report::say;
 use roster::Roster;
 use signals::{Request, Signals};
 use spawn::{Child, Image, Spawned};

@@ -1,6 +1,7 @@
 //! Tells the user what happens: by `tracing`, and on stderr as long as no subscriber is installed.
 
 use std::fmt;
+use std::io::{self, Write as _};
 
 use nix::unistd::Pid;
 use tracing::Level;
@@ -14,14 +15,14 @@ pub(super) struct Report {
 }
 
 impl Report {
-    /// About the cluster; `shown` also on stderr.
+    /// About the cluster.
     pub(super) fn cluster(self, level: Level, text: fmt::Arguments<'_>) {
         match level {
             Level::ERROR => tracing::error!("{text}"),
             Level::WARN => tracing::warn!("{text}"),
             _ => tracing::info!("{text}"),
         }
-        self.show(level, format_args!("{text}"));
+        self.show(format_args!("{text}"));
     }
 
     /// About one worker, in the one form that all logs have.
@@ -32,16 +33,22 @@ impl Report {
         match level {
             Level::ERROR => tracing::error!(slot, generation, worker, pid, "{text}"),
             Level::WARN => tracing::warn!(slot, generation, worker, pid, "{text}"),
-            _ => tracing::debug!(slot, generation, worker, pid, "{text}"),
+            _ => tracing::info!(slot, generation, worker, pid, "{text}"),
         }
         if level <= Level::WARN {
-            self.show(level, format_args!("slot={slot} generation={generation} worker={worker} pid={pid}: {text}"));
+            self.show(format_args!("slot={slot} generation={generation} worker={worker} pid={pid}: {text}"));
         }
     }
 
-    fn show(self, _level: Level, line: fmt::Arguments<'_>) {
+    fn show(self, line: fmt::Arguments<'_>) {
         if !self.quiet && !tracing::dispatcher::has_been_set() {
-            eprintln!("cluster: {line}");
+            say(line);
         }
     }
+}
+
+/// Writes a line to stderr, where there is one. `eprintln!` would panic once nobody reads it any more, a closed pipe say, and
+/// the service must not depend on that.
+pub(crate) fn say(line: fmt::Arguments<'_>) {
+    _ = writeln!(io::stderr(), "cluster: {line}");
 }

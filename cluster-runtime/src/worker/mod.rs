@@ -21,6 +21,7 @@ use crate::config::Settings;
 use crate::control::{Control, FromWorker, Schema, ToWorker};
 use crate::error::exit_code;
 use crate::ipc::{CallError, Lane, Message, NoMessages, Reply, SendError, TrySendError};
+use crate::primary::say;
 use crate::run::WorkerMain;
 use crate::{WorkerId, boot};
 
@@ -259,6 +260,6 @@ fn build_runtime(threads: usize) -> std::io::Result<Runtime> {
 }
 
 fn give_up(error: &std::io::Error) -> ! {
-    eprintln!("cluster: this worker cannot start: {error}");
+    say(format_args!("this worker cannot start: {error}"));
     exit(exit_code::CONFIG.into())
 }
