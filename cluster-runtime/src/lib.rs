@@ -92,3 +92,8 @@ pub mod __private {
     pub use crate::ipc::{Fingerprint, ForwardedReply, Replies, ReplyTag};
     pub use serde;
 }
+
+/// The README's programs must compile.
+#[cfg(doctest)]
+#[doc = include_str!("../../README.md")]
+struct Readme;

@@ -16,7 +16,7 @@ use super::{codec, frame};
 /// The encoding is not self-describing: types that need that (`#[serde(untagged)]`, `#[serde(flatten)]`,
 /// `serde_json::Value`) cannot be decoded at the other end.
 ///
-/// ```ignore
+/// ```
 /// #[derive(cluster::Message)]
 /// enum ToPrimary {
 ///     Hit { path: String },

@@ -27,19 +27,23 @@ use super::shared::Core;
 /// asking process at once that no answer will come ([`CallError::Unanswered`]), so a handler that fails leaves nobody
 /// waiting. It cannot be sent on to a third process.
 ///
-/// ```ignore
+/// ```no_run
 /// #[derive(cluster::Message)]
 /// enum ToPrimary {
 ///     Total(cluster::Reply<u64>),
 /// }
 ///
+/// # async fn worker(worker: cluster::Worker<ToPrimary>) -> cluster::Result {
 /// // In the worker: the variant is a function from the handle to the message.
 /// let total: u64 = worker.call(ToPrimary::Total).await?;
+/// # Ok(()) }
+/// # fn primary(message: ToPrimary) {
 ///
 /// // In the primary:
 /// match message {
 ///     ToPrimary::Total(reply) => reply.send(42),
 /// }
+/// # }
 /// ```
 pub struct Reply<T> {
     /// `None` only after the handle did its work.

@@ -50,5 +50,6 @@ impl Report {
 /// Writes a line to stderr, where there is one. `eprintln!` would panic once nobody reads it any more, a closed pipe say, and
 /// the service must not depend on that.
 pub(crate) fn say(line: fmt::Arguments<'_>) {
-    _ = writeln!(io::stderr(), "cluster: {line}");
+    // In one piece: stderr is not buffered, and a line in pieces mingles with what the workers write there.
+    _ = io::stderr().write_all(format!("cluster: {line}\n").as_bytes());
 }

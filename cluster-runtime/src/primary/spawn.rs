@@ -44,7 +44,10 @@ impl Image {
     /// The program that this process runs, with its arguments.
     pub(super) fn of_this_process() -> io::Result<Self> {
         // As a path only: the file may be executable and not readable.
-        let file = OpenOptions::new().read(true).custom_flags(libc::O_PATH).open("/proc/self/exe")?;
+        let file = OpenOptions::new().read(true).custom_flags(libc::O_PATH).open("/proc/self/exe");
+        let file = file.map_err(|error| {
+            io::Error::new(error.kind(), format!("cannot open /proc/self/exe, is /proc mounted? {error}"))
+        })?;
         Ok(Self { file, arguments: env::args_os().collect() })
     }
 
