@@ -155,8 +155,10 @@ impl<P> Config<P> {
             },
             threads: read("CLUSTER_THREADS")?.map_or(Ok(self.threads), |v| v.number())?,
             restart: read("CLUSTER_RESTART")?.map_or(Ok(self.restart), |v| v.restart())?,
-            start_timeout: read("CLUSTER_START_TIMEOUT")?.map_or(Ok(self.start_timeout), |v| v.duration())?,
-            grace: read("CLUSTER_GRACE")?.map_or(Ok(self.grace), |v| v.duration())?,
+            start_timeout: read("CLUSTER_START_TIMEOUT")?.map_or(Ok(self.start_timeout), |v| {
+                v.duration(|time| !time.is_zero(), "more than 0s and at most 24h")
+            })?,
+            grace: read("CLUSTER_GRACE")?.map_or(Ok(self.grace), |v| v.duration(|_| true, "at most 24h"))?,
             quiet: read("CLUSTER_QUIET")?.map_or(Ok(self.quiet), |v| v.switch())?,
         };
         settings.check()
@@ -223,12 +225,17 @@ impl Variable {
     fn workers(&self) -> Result<Workers, ConfigError> {
         match self.text.as_str() {
             "auto" => Ok(Workers::Auto),
-            text => text.parse().map(Workers::Count).map_err(|_| self.refuse("a number from 1 to 1024, or auto")),
+            _ => self.count("a number from 1 to 1024, or auto").map(Workers::Count),
         }
     }
 
     fn number(&self) -> Result<usize, ConfigError> {
-        self.text.parse().map_err(|_| self.refuse("a number from 1 to 1024"))
+        self.count("a number from 1 to 1024")
+    }
+
+    fn count(&self, wanted: &str) -> Result<usize, ConfigError> {
+        let count = self.text.parse().ok().filter(|count| (1..=MOST).contains(count));
+        count.ok_or_else(|| self.refuse(wanted))
     }
 
     fn restart(&self) -> Result<Restart, ConfigError> {
@@ -240,8 +247,12 @@ impl Variable {
         }
     }
 
-    fn duration(&self) -> Result<Duration, ConfigError> {
-        humantime::parse_duration(&self.text).map_err(|_| self.refuse("a time with its unit, such as 30s or 500ms"))
+    fn duration(&self, is_allowed: impl Fn(Duration) -> bool, wanted: &str) -> Result<Duration, ConfigError> {
+        match humantime::parse_duration(&self.text) {
+            Ok(time) if is_allowed(time) && time <= LONGEST => Ok(time),
+            Ok(_) => Err(self.refuse(wanted)),
+            Err(_) => Err(self.refuse("a time with its unit, such as 30s or 500ms")),
+        }
     }
 
     fn switch(&self) -> Result<bool, ConfigError> {
@@ -253,7 +264,7 @@ impl Variable {
     }
 
     fn refuse(&self, wanted: &str) -> ConfigError {
-        ConfigError(format!("{}={:?} cannot be read; set it to {wanted}, or unset it", self.name, self.text))
+        ConfigError(format!("{}={:?} cannot be used; set it to {wanted}, or unset it", self.name, self.text))
     }
 }
 

@@ -42,7 +42,7 @@ pub enum ExitReason {
     GraceExpired,
     /// It exited with code 0 although nobody had asked it to.
     Finished,
-    /// It had been ready and ended with an error code or by a signal that nobody had asked for.
+    /// It had been ready, or was told to go, and ended with an error code or by a signal that nobody had asked for.
     Crashed,
     /// It ended, or could not be spawned, before it was ever ready.
     FailedToStart,

@@ -8,19 +8,18 @@ use std::io;
 use std::net::SocketAddr;
 use std::os::fd::{AsFd, BorrowedFd};
 
+use nix::errno::Errno;
 use socket2::{Domain, Protocol, SockAddr, Socket, Type};
 
 use crate::control::PortRequest;
 
 /// Connections that may wait in a shard; the kernel cuts it to `net.core.somaxconn`.
 const BACKLOG: i32 = 4096;
-/// Ports that a cluster may have; a worker that asks for more has lost its way, and must not use up the primary's descriptors.
-const MOST_PORTS: usize = 1024;
 
 /// Every port of the cluster.
-#[derive(Default)]
 pub(crate) struct Registry {
     ports: HashMap<Key, Port>,
+    most_shards: usize,
 }
 
 #[derive(Clone, Copy, PartialEq, Eq, Hash)]
@@ -39,18 +38,26 @@ struct Port {
 }
 
 impl Registry {
+    /// A registry that never holds more than `most_shards` sockets: a worker that asks for port after port must not use up the
+    /// descriptors that the primary needs to spawn the next one.
+    pub(crate) fn new(most_shards: usize) -> Self {
+        Self { ports: HashMap::new(), most_shards }
+    }
+
     /// The shard of `slot` for this port, bound and listening, and its real address.
     ///
     /// # Errors
-    /// What bind(2) or listen(2) say; nothing is remembered of a failure, so that a retry starts afresh.
+    /// What bind(2) or listen(2) say, and EMFILE beyond the most shards; nothing is remembered of a failure, so that a retry starts afresh.
     pub(crate) fn listen(&mut self, slot: usize, request: PortRequest) -> io::Result<(SocketAddr, BorrowedFd<'_>)> {
         let key = Key { address: request.address, ordinal: request.ordinal };
+        let is_new = self.ports.get(&key).is_none_or(|port| !port.shards.contains_key(&slot));
+        if is_new && self.ports.values().map(|port| port.shards.len()).sum::<usize>() >= self.most_shards {
+            return Err(Errno::EMFILE.into());
+        }
         if let Some(port) = self.ports.get_mut(&key) {
             if !port.shards.contains_key(&slot) {
                 port.shards.insert(slot, further_shard(port.address)?);
             }
-        } else if self.ports.len() >= MOST_PORTS {
-            return Err(io::Error::from_raw_os_error(libc::EMFILE));
         } else {
             let (socket, address) = first_shard(request.address)?;
             let port = Port { address, http: request.http, shards: HashMap::from([(slot, socket)]) };
@@ -121,7 +128,7 @@ mod tests {
 
     #[test]
     fn every_slot_gets_the_same_real_port_and_a_shard_of_its_own() {
-        let mut registry = Registry::default();
+        let mut registry = Registry::new(8);
         let (first, one) = registry.listen(0, any(0)).map(|(a, fd)| (a, fd.try_clone_to_owned().unwrap())).unwrap();
         let (second, other) = registry.listen(1, any(0)).map(|(a, fd)| (a, fd.try_clone_to_owned().unwrap())).unwrap();
         assert_eq!(first, second);
@@ -134,8 +141,8 @@ mod tests {
 
     #[test]
     fn a_second_cluster_on_the_port_is_refused_and_may_retry() {
-        let mut one = Registry::default();
-        let mut other = Registry::default();
+        let mut one = Registry::new(8);
+        let mut other = Registry::new(8);
         let (address, _) = one.listen(0, any(0)).unwrap();
         one.listen(1, any(0)).unwrap();
         let error = other.listen(0, fixed(address)).unwrap_err();
@@ -146,12 +153,21 @@ mod tests {
 
     #[test]
     fn a_port_whose_last_shard_is_closed_refuses_connections() {
-        let mut registry = Registry::default();
+        let mut registry = Registry::new(8);
         let (address, _) = registry.listen(0, any(0)).unwrap();
         registry.listen(3, any(0)).unwrap();
         registry.close(0, address);
         TcpStream::connect(address).expect("slot 3 still listens");
         registry.close(3, address);
         assert_eq!(TcpStream::connect(address).unwrap_err().kind(), io::ErrorKind::ConnectionRefused);
+    }
+
+    #[test]
+    fn one_worker_cannot_have_port_after_port_without_end() {
+        let mut registry = Registry::new(2);
+        registry.listen(0, any(0)).unwrap();
+        registry.listen(0, any(1)).unwrap();
+        assert_eq!(registry.listen(0, any(2)).unwrap_err().raw_os_error(), Some(libc::EMFILE));
+        registry.listen(0, any(1)).expect("what there is can still be had");
     }
 }

@@ -20,6 +20,7 @@ use std::os::fd::OwnedFd;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use nix::sys::resource::{Resource, getrlimit};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use tokio::sync::mpsc;
@@ -164,7 +165,7 @@ impl Shell {
             report: Report { quiet },
             supervisor: Supervisor::new(supervisor::Settings { slots: workers, restart, start_timeout, grace }),
             fleet: BTreeMap::new(),
-            registry: Registry::default(),
+            registry: Registry::new(most_shards()),
             image,
             up,
             down,
@@ -389,7 +390,7 @@ impl Shell {
                 self.report.cluster(Level::INFO, format_args!("stopping within {grace:?}; Ctrl-C kills at once"));
             }
             ShutdownCause::StartFailed { .. } => {
-                let text = "a worker failed before it was ever ready, so the cluster stops; its error stands above";
+                let text = "a worker failed before it was ever ready, so the cluster stops";
                 self.report.cluster(Level::ERROR, format_args!("{text}"));
             }
             ShutdownCause::Breaker => {
@@ -430,8 +431,15 @@ impl Shell {
                 exit_code::KILLED_BASE + 2
             }
             Outcome::StartFailed { .. } => exit_code::START_FAILED,
-            Outcome::Breaker | Outcome::AllFinished { failed: true } => exit_code::WORKERS_FAILED,
-            Outcome::AllFinished { failed: false } => exit_code::STOPPED,
+            Outcome::Breaker => exit_code::WORKERS_FAILED,
+            Outcome::AllFinished { failed: true } => {
+                self.report.cluster(Level::ERROR, format_args!("no worker is left, and the last of a slot failed"));
+                exit_code::WORKERS_FAILED
+            }
+            Outcome::AllFinished { failed: false } => {
+                self.report.cluster(Level::INFO, format_args!("every worker has finished"));
+                exit_code::STOPPED
+            }
         }
     }
 
@@ -529,6 +537,12 @@ async fn sleep_until_some(deadline: Option<Instant>) {
         Some(deadline) => sleep_until(deadline.into()).await,
         None => std::future::pending().await,
     }
+}
+
+/// Half of the descriptors that this process may have.
+fn most_shards() -> usize {
+    let soft = getrlimit(Resource::RLIMIT_NOFILE).map_or(1024, |(soft, _)| soft);
+    usize::try_from(soft / 2).unwrap_or(usize::MAX)
 }
 
 /// An address that a client on this machine can use.

@@ -25,18 +25,19 @@ impl Report {
         self.show(format_args!("{text}"));
     }
 
-    /// About one worker, in the one form that all logs have.
+    /// About one worker, in the one form that all logs have; without a pid, if there never was a process.
     pub(super) fn worker(self, level: Level, who: &Identity, pid: Option<Pid>, text: fmt::Arguments<'_>) {
         let Identity { worker, slot, generation } = who;
         let worker = worker.get();
-        let pid = pid.map_or(0, Pid::as_raw);
+        let pid = pid.map(Pid::as_raw);
         match level {
             Level::ERROR => tracing::error!(slot, generation, worker, pid, "{text}"),
             Level::WARN => tracing::warn!(slot, generation, worker, pid, "{text}"),
             _ => tracing::info!(slot, generation, worker, pid, "{text}"),
         }
         if level <= Level::WARN {
-            self.show(format_args!("slot={slot} generation={generation} worker={worker} pid={pid}: {text}"));
+            let pid = pid.map_or(String::new(), |pid| format!(" pid={pid}"));
+            self.show(format_args!("slot={slot} generation={generation} worker={worker}{pid}: {text}"));
         }
     }
 

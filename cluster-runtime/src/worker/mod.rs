@@ -249,6 +249,8 @@ async fn shake_hands<Up: Message, Down: Message>(control: &Control) -> Option<Du
     control.send(&hello).await.ok()?;
     match control.receive().await {
         Ok(Some((ToWorker::Welcome { grace }, _))) => Some(grace),
+        // The cluster stops before it has begun here; there is nothing to drain.
+        Ok(Some((ToWorker::Drain { .. }, _))) => exit(0),
         // The primary says why; two voices would say it twice.
         Ok(_) | Err(_) => None,
     }
