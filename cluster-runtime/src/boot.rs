@@ -18,10 +18,11 @@ use crate::{WorkerId, os};
 /// The environment variable that makes a process a worker.
 const MARK: &str = "CLUSTER_WORKER";
 
-/// Signals that reach a whole process group or every process of a name (Ctrl-C, `pkill -HUP app`): they are orders to the
-/// primary, and a worker outlives them. The primary blocks them in the child until the worker has its handlers.
-const NOT_FOR_WORKERS: [Signal; 5] =
-    [Signal::SIGINT, Signal::SIGQUIT, Signal::SIGHUP, Signal::SIGUSR1, Signal::SIGUSR2];
+/// Signals that must not kill a worker. All but TERM are orders to the primary, which reach a worker too when they go to a whole
+/// process group or to every process of a name (`pkill -HUP app`). The primary blocks them in the child, so that the worker is
+/// safe from its first instruction until it has its handlers.
+const OUTLIVED: [Signal; 6] =
+    [Signal::SIGTERM, Signal::SIGINT, Signal::SIGQUIT, Signal::SIGHUP, Signal::SIGUSR1, Signal::SIGUSR2];
 
 /// What this process is.
 pub(crate) enum Role {
@@ -80,8 +81,8 @@ pub(crate) fn take_role() -> Result<Role, BootError> {
     let text = std::env::var_os(MARK).ok_or(BootError::Twice)?;
     let mark = text.to_str().and_then(Mark::parse).ok_or_else(|| BootError::Mark(text.to_string_lossy().into()))?;
     os::remove_env(MARK).map_err(BootError::Os)?;
-    os::outlive(&NOT_FOR_WORKERS).map_err(BootError::Os)?;
-    SigSet::from_iter(NOT_FOR_WORKERS).thread_unblock().map_err(|error| BootError::Os(error.into()))?;
+    os::outlive(&OUTLIVED).map_err(BootError::Os)?;
+    SigSet::from_iter(OUTLIVED).thread_unblock().map_err(|error| BootError::Os(error.into()))?;
     mark.claim().map(Role::Worker)
 }
 
@@ -94,7 +95,7 @@ pub(crate) fn mark_worker(command: &mut Command, identity: Identity, lanes: &Lan
         messages: lanes.messages.as_raw_fd(),
     };
     command.env(MARK, mark.to_string());
-    os::prepare_child(command, vec![mark.control, mark.messages], SigSet::from_iter(NOT_FOR_WORKERS));
+    os::prepare_child(command, vec![mark.control, mark.messages], SigSet::from_iter(OUTLIVED));
 }
 
 /// Gives a worker the program's name back: it was executed by descriptor, so `ps` and `pkill` would see a number.
@@ -163,7 +164,14 @@ impl Mark {
     fn claim(&self) -> Result<Inheritance, BootError> {
         // In this order: a descriptor opened for the right pid may belong to a later process of that number, but not if
         // our parent still has it afterwards.
-        let primary = os::pidfd_open(self.primary).map_err(|_| BootError::Stranger(self.primary))?;
+        let primary = match os::pidfd_open(self.primary) {
+            Ok(primary) => primary,
+            // No such process; or a number that none can have.
+            Err(error) if matches!(error.raw_os_error(), Some(libc::ESRCH | libc::EINVAL)) => {
+                return Err(BootError::Stranger(self.primary));
+            }
+            Err(error) => return Err(BootError::Os(error)),
+        };
         if getppid() != self.primary {
             return Err(BootError::Stranger(self.primary));
         }

@@ -7,7 +7,7 @@ use std::ffi::OsString;
 use std::num::NonZeroUsize;
 use std::time::Duration;
 
-use crate::supervisor::Restart;
+use crate::supervisor::{self, Restart};
 
 /// The settings of a cluster: what `#[cluster::main(…)]` says, as plain code.
 ///
@@ -129,8 +129,10 @@ impl<P> Config<P> {
     /// The function that runs in the primary, on a thread and a runtime of its own, and gets the cluster's
     /// [events](crate::Event).
     ///
-    /// When it returns an error or panics, the cluster stops gracefully with exit code 1. When it returns `Ok` early, the
-    /// cluster goes on, and what workers send is dropped from then on.
+    /// When it returns an error or panics, the cluster stops gracefully with exit code 1 (a program built with `panic = "abort"`
+    /// ends at once, and the workers drain without it). When it returns `Ok` early, the cluster goes on, and what workers send is
+    /// dropped from then on. It is also the place to install a `tracing` subscriber for the primary, as `main` runs in the workers
+    /// only.
     pub fn primary<F>(self, primary: F) -> Config<F> {
         let Self { workers, threads, restart, start_timeout, grace, quiet, primary: _ } = self;
         Config { workers, threads, restart, start_timeout, grace, quiet, primary }
@@ -182,6 +184,12 @@ const MOST: usize = 1024;
 const LONGEST: Duration = Duration::from_secs(24 * 60 * 60);
 
 impl Settings {
+    /// What the supervisor has to know of them.
+    pub(crate) const fn supervision(&self) -> supervisor::Settings {
+        let Self { workers, restart, start_timeout, grace, .. } = *self;
+        supervisor::Settings { slots: workers, restart, start_timeout, grace }
+    }
+
     fn check(self) -> Result<Self, ConfigError> {
         let Self { workers, threads, start_timeout, grace, .. } = self;
         if !(1..=MOST).contains(&workers) {

@@ -110,7 +110,7 @@ impl From<&str> for Error {
     }
 }
 
-/// The exit codes of the primary; 128 + n is added where a second signal n ended everything at once.
+/// The exit codes of the primary.
 ///
 /// A worker's own exit code is what its `main` returns.
 pub mod exit_code {
@@ -118,7 +118,8 @@ pub mod exit_code {
     pub const STOPPED: u8 = 0;
     /// The primary function returned an error or panicked; the workers were drained.
     pub const PRIMARY_FAILED: u8 = 1;
-    /// A setting, an environment variable or a worker mark is wrong; nothing was spawned.
+    /// A setting, an environment variable or a worker mark is wrong, or the primary lacks what it needs to start; nothing was
+    /// spawned. Of a worker: it could not start.
     pub const CONFIG: u8 = 2;
     /// A worker failed before it was ever ready, at the first start; the others were drained.
     pub const START_FAILED: u8 = 3;
@@ -126,6 +127,6 @@ pub mod exit_code {
     pub const WORKERS_FAILED: u8 = 4;
     /// The cluster stopped as it was asked to, but a worker did not end within the grace period and was killed.
     pub const GRACE_EXPIRED: u8 = 5;
-    /// Added to the number of the second signal, which killed every worker at once: 130 for Ctrl-C twice.
-    pub const KILLED_BASE: u8 = 128;
+    /// Ctrl-C during the stop killed every worker at once: 128 and the number of the signal, as shells count.
+    pub const INTERRUPTED: u8 = 130;
 }

@@ -61,6 +61,7 @@ mod ipc;
 mod listen;
 mod os;
 mod primary;
+mod report;
 mod run;
 #[cfg(feature = "axum")]
 mod serve;

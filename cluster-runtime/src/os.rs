@@ -8,6 +8,7 @@ use std::mem;
 use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
 use std::os::unix::process::CommandExt;
 use std::process::Command;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use nix::errno::Errno;
 use nix::fcntl::{FcntlArg, FdFlag, fcntl};
@@ -96,16 +97,45 @@ pub(crate) fn reap(pid: Pid) -> io::Result<ExitStatus> {
     }
 }
 
-/// Makes this process survive `signals` by doing nothing when they come.
+/// Makes this process survive `signals`; that TERM came is remembered for [`was_terminated`].
 ///
 /// A handler and not `SIG_IGN`: exec resets a handler, so programs that this process starts get the default back.
 pub(crate) fn outlive(signals: &[Signal]) -> io::Result<()> {
-    extern "C" fn nothing(_: libc::c_int) {}
-    let action = SigAction::new(SigHandler::Handler(nothing), SaFlags::SA_RESTART, SigSet::empty());
+    extern "C" fn remember(signal: libc::c_int) {
+        if signal == libc::SIGTERM {
+            TERMINATED.store(true, Ordering::Relaxed);
+        }
+    }
+    let action = SigAction::new(SigHandler::Handler(remember), SaFlags::SA_RESTART, SigSet::empty());
     for signal in signals {
-        // SAFETY: the handler is empty, thus async-signal-safe.
+        // SAFETY: the handler stores to an atomic and does nothing else, thus is async-signal-safe.
         unsafe { sigaction(*signal, &action) }?;
     }
+    Ok(())
+}
+
+/// Whether TERM has come since [`outlive`] and before another handler took its place.
+pub(crate) fn was_terminated() -> bool {
+    TERMINATED.load(Ordering::Relaxed)
+}
+
+static TERMINATED: AtomicBool = AtomicBool::new(false);
+
+/// Whether whoever started this process made it ignore `signal`, as `nohup` does.
+pub(crate) fn is_ignored(signal: Signal) -> bool {
+    // SAFETY: sigaction is plain data for which all zeroes is a valid value; the call only reads the disposition into it.
+    unsafe {
+        let mut action: libc::sigaction = mem::zeroed();
+        libc::sigaction(signal as libc::c_int, std::ptr::null(), &raw mut action) == 0
+            && action.sa_sigaction == libc::SIG_IGN
+    }
+}
+
+/// Makes ended children wait to be reaped, also if whoever started this process ignores its own.
+pub(crate) fn keep_ended_children() -> io::Result<()> {
+    let default = SigAction::new(SigHandler::SigDfl, SaFlags::empty(), SigSet::empty());
+    // SAFETY: no handler is installed.
+    unsafe { sigaction(Signal::SIGCHLD, &default) }?;
     Ok(())
 }
 

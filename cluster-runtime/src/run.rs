@@ -8,6 +8,7 @@ use crate::config::{Config, NoPrimary};
 use crate::error::exit_code;
 use crate::ipc::{Message, NoMessages};
 use crate::primary::{self, Primary};
+use crate::report;
 use crate::worker::{self, Worker};
 
 /// Runs a cluster: what `#[cluster::main]` expands to.
@@ -146,6 +147,6 @@ impl<E: std::fmt::Debug> PrimaryOutput for Result<(), E> {
 }
 
 fn refuse(error: &dyn std::error::Error) -> ! {
-    primary::say(format_args!("{error}"));
+    report::say(error);
     exit(exit_code::CONFIG.into())
 }

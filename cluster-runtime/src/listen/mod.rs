@@ -9,7 +9,7 @@ use std::fmt;
 use std::io;
 use std::net::{IpAddr, SocketAddr};
 use std::os::fd::OwnedFd;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, Once, PoisonError};
 use std::time::Duration;
 
 use socket2::{SockFilter, SockRef};
@@ -169,6 +169,7 @@ pub struct Listener {
     process: Arc<Process>,
     /// Held until the queue needs no more looking after.
     accepting: Mutex<Option<Counted>>,
+    newcomers_refused: Once,
 }
 
 impl Listener {
@@ -181,7 +182,14 @@ impl Listener {
                     process.ready();
                     return Ok(listener);
                 }
-                Err(error) => failure = Some(ListenError { address, source: error }),
+                Err(error) => {
+                    let is_taken = error.kind() == io::ErrorKind::AddrInUse;
+                    failure = Some(ListenError { address, source: error });
+                    // A name of several addresses must not be shared with somebody else by halves.
+                    if is_taken {
+                        break;
+                    }
+                }
             }
         }
         Err(failure.map_or_else(|| invalid(place, "names no address"), ListenError::into_io))
@@ -194,7 +202,7 @@ impl Listener {
         let socket = into_tokio(fd)?;
         std::mem::forget(unclaim);
         let accepting = Mutex::new(Some(Tally::count(process.listeners())));
-        Ok(Self { socket, address, request, process: Arc::clone(process), accepting })
+        Ok(Self { socket, address, request, process: Arc::clone(process), accepting, newcomers_refused: Once::new() })
     }
 
     /// The real address, the port number that the kernel chose included.
@@ -243,16 +251,27 @@ impl Listener {
     /// What is still queued when nobody takes the queue over; `None` once it is empty for good.
     async fn accept_last(&self) -> Option<(Stream, Address)> {
         self.refuse_newcomers();
-        let accepted = tokio::time::timeout(HANDSHAKE, self.accept_one()).await;
-        if accepted.is_err() {
-            self.process.tell(FromWorker::Drained(self.address)).await;
+        loop {
+            match tokio::time::timeout(HANDSHAKE, self.socket.accept()).await {
+                Ok(Ok((tcp, peer))) => return Some((Stream::new(tcp, self.process.streams()), Address::Tcp(peer))),
+                Ok(Err(error)) if is_about_one_connection(&error) => {}
+                // That there is no room for another one now does not mean that none waits.
+                Ok(Err(_)) => tokio::time::sleep(ACCEPT_PAUSE).await,
+                Err(_quiet) => {
+                    self.process.tell(FromWorker::Drained(self.address)).await;
+                    return None;
+                }
+            }
         }
-        accepted.ok()
     }
 
     /// Lets the kernel drop every packet that would open a new connection, so that none slips in between our last look into the
     /// queue and the close, only to be reset. Its sender tries again within a second and is then refused.
     fn refuse_newcomers(&self) {
+        self.newcomers_refused.call_once(|| self.drop_syn());
+    }
+
+    fn drop_syn(&self) {
         // Classic BPF over the TCP header: of the flags (byte 13), SYN without ACK is dropped and all else passes.
         let drop_pure_syn = [
             SockFilter::new(0x30, 0, 0, 13),
@@ -346,7 +365,8 @@ async fn resolve(place: &Place) -> io::Result<Vec<SocketAddr>> {
         Place::Socket(address) => Ok(vec![*address]),
         Place::Text(text) => match tokio::net::lookup_host(text).await {
             Ok(found) => Ok(found.collect()),
-            Err(error) => Err(invalid(place, &error.to_string())),
+            Err(error) if error.kind() == io::ErrorKind::InvalidInput => Err(invalid(place, &error.to_string())),
+            Err(error) => Err(io::Error::new(error.kind(), format!("cannot listen on {text:?}: {error}"))),
         },
     }
 }

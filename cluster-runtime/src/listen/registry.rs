@@ -67,6 +67,22 @@ impl Registry {
         Ok((port.address, port.shards[&slot].as_fd()))
     }
 
+    /// The shard of `slot` for this port, if there is one already.
+    ///
+    /// # Errors
+    /// ESHUTDOWN if there is none.
+    pub(crate) fn find(&self, slot: usize, request: PortRequest) -> io::Result<(SocketAddr, BorrowedFd<'_>)> {
+        let port = self.ports.get(&Key { address: request.address, ordinal: request.ordinal });
+        let found = port.and_then(|port| Some((port.address, port.shards.get(&slot)?.as_fd())));
+        found.ok_or_else(|| Errno::ESHUTDOWN.into())
+    }
+
+    /// Closes every shard of `slot`: it stays empty, and its shards would swallow their share of the connections.
+    pub(crate) fn close_slot(&mut self, slot: usize) {
+        self.ports.values_mut().for_each(|port| drop(port.shards.remove(&slot)));
+        self.ports.retain(|_, port| !port.shards.is_empty());
+    }
+
     /// Closes the shard of `slot` at the real address `address`, as nobody will serve it any more.
     pub(crate) fn close(&mut self, slot: usize, address: SocketAddr) {
         for port in self.ports.values_mut().filter(|port| port.address == address) {

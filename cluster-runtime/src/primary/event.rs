@@ -11,7 +11,8 @@ use crate::{Exit, WorkerId};
 /// 2. [`Online`](Self::Online): before any message. A worker that fails early never comes so far.
 /// 3. [`Listening`](Self::Listening) for each listener, [`Ready`](Self::Ready), [`Message`](Self::Message): messages in the
 ///    order in which they were sent, but in no fixed order with the other two, as they travel apart.
-/// 4. [`Disconnected`](Self::Disconnected), if it was ever online: everything that it sent has been delivered.
+/// 4. [`Disconnected`](Self::Disconnected), if it was ever online: its process has ended and everything that it sent has been
+///    delivered.
 /// 5. [`Exited`](Self::Exited): always last.
 ///
 /// Between different workers there is no fixed order.

@@ -10,12 +10,12 @@ use std::sync::Arc;
 use std::{io, thread};
 
 use tokio::runtime::{Builder, Runtime};
-use tokio::sync::mpsc;
+use tokio::sync::{Notify, mpsc};
 
+use super::Happening;
 use super::event::Event;
 use super::handle::{News, Primary, Shared};
 use super::roster::Roster;
-use super::{Happening, Order};
 use crate::ipc::{LaneEnd, Message};
 use crate::listen::Address;
 use crate::run::PrimaryMain;
@@ -38,6 +38,7 @@ pub(super) enum Notice {
 pub(super) fn start<P, Up, Down>(
     function: P,
     roster: Arc<Roster>,
+    stop: Arc<Notify>,
     shell: mpsc::Sender<Happening>,
 ) -> io::Result<mpsc::UnboundedSender<Notice>>
 where
@@ -47,7 +48,7 @@ where
 {
     let (notices, heard) = mpsc::unbounded_channel();
     let runtime = Builder::new_current_thread().enable_all().build()?;
-    let shared = Arc::new(Shared::new(roster, shell));
+    let shared = Arc::new(Shared::new(roster, stop, shell));
     thread::Builder::new().name("cluster-primary".into()).spawn(move || live(&runtime, function, &shared, heard))?;
     Ok(notices)
 }
@@ -106,7 +107,7 @@ fn attach<Up: Message, Down: Message>(shared: &Arc<Shared<Up, Down>>, worker: Wo
     tokio::spawn(async move {
         if let LaneEnd::Violation(text) = driving.await {
             // A shell that is gone has ended the process.
-            _ = shell.send(Happening::Order(Order::Misbehaved(worker, text))).await;
+            _ = shell.send(Happening::Broken(worker, text)).await;
         }
     });
     shared.tell(News::Online(worker, lane));

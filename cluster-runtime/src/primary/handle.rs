@@ -7,9 +7,9 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use tokio::runtime;
 use tokio::sync::{Notify, mpsc};
 
+use super::Happening;
 use super::event::Event;
 use super::roster::{Roster, WorkerInfo};
-use super::{Happening, Order};
 use crate::ipc::{CallError, Lane, Message, NoMessages, Received, Reply, SendError, TrySendError};
 use crate::{Exit, WorkerId};
 
@@ -56,6 +56,8 @@ pub(super) struct Shared<Up, Down> {
     news: Mutex<VecDeque<News<Up, Down>>>,
     arrivals: Arc<Notify>,
     roster: Arc<Roster>,
+    /// Tells the shell to stop the cluster.
+    stop: Arc<Notify>,
     shell: mpsc::Sender<Happening>,
 }
 
@@ -167,11 +169,7 @@ impl<Up: Message, Down: Message> PrimaryHandle<Up, Down> {
 
     /// Stops the cluster gracefully, as TERM does; returns at once. The events go on until the last worker has exited.
     pub fn shutdown(&self) {
-        // Full only while the supervisor is busy; it is told by a task then, and never is there more than one such order.
-        if let Err(mpsc::error::TrySendError::Full(order)) = self.shared.shell.try_send(Happening::Order(Order::Stop)) {
-            let shell = self.shared.shell.clone();
-            std::thread::spawn(move || shell.blocking_send(order));
-        }
+        self.shared.stop.notify_one();
     }
 
     fn lane(&self, worker: WorkerId) -> Option<Lane<Down, Up>> {
@@ -209,8 +207,8 @@ impl<Up: Message, Down: Message> std::fmt::Debug for PrimaryHandle<Up, Down> {
 }
 
 impl<Up: Message, Down: Message> Shared<Up, Down> {
-    pub(super) fn new(roster: Arc<Roster>, shell: mpsc::Sender<Happening>) -> Self {
-        Self { lanes: Mutex::default(), news: Mutex::default(), arrivals: Arc::default(), roster, shell }
+    pub(super) fn new(roster: Arc<Roster>, stop: Arc<Notify>, shell: mpsc::Sender<Happening>) -> Self {
+        Self { lanes: Mutex::default(), news: Mutex::default(), arrivals: Arc::default(), roster, stop, shell }
     }
 
     /// Makes the lane of a worker that has just been spawned; what is sent on it waits.
@@ -261,17 +259,8 @@ struct Intake<Up, Down> {
 struct Inlet<Up, Down> {
     worker: WorkerId,
     lane: Lane<Down, Up>,
-    end: InletEnd,
-}
-
-/// The two endings of a worker come in any order, and are told in one.
-#[derive(Clone, Copy)]
-enum InletEnd {
-    Open,
-    /// The process is gone, its messages are not all delivered.
-    Exited(Exit),
-    /// All its messages were delivered and that was told; the process is not reaped.
-    Disconnected,
+    /// Its process is gone, and everything that it said to the shell has been told; perhaps not all of its messages.
+    exit: Option<Exit>,
 }
 
 impl<Up: Message, Down: Message> Intake<Up, Down> {
@@ -296,7 +285,7 @@ impl<Up: Message, Down: Message> Intake<Up, Down> {
             match news {
                 News::Event(event) => return Some(event),
                 News::Online(worker, lane) => {
-                    self.inlets.push(Inlet { worker, lane, end: InletEnd::Open });
+                    self.inlets.push(Inlet { worker, lane, exit: None });
                     return Some(Event::Online(worker));
                 }
                 News::Exited(worker, exit) => {
@@ -311,14 +300,10 @@ impl<Up: Message, Down: Message> Intake<Up, Down> {
 
     /// A worker's exit is told when nothing of it is left to be told before.
     fn exited(&mut self, worker: WorkerId, exit: Exit) -> Option<Event<Up>> {
-        match self.inlets.iter().position(|inlet| inlet.worker == worker) {
-            Some(index) if matches!(self.inlets[index].end, InletEnd::Open) => {
-                self.inlets[index].end = InletEnd::Exited(exit);
+        match self.inlets.iter_mut().find(|inlet| inlet.worker == worker) {
+            Some(inlet) => {
+                inlet.exit = Some(exit);
                 None
-            }
-            Some(index) => {
-                self.inlets.remove(index);
-                Some(Event::Exited(worker, exit))
             }
             None => Some(Event::Exited(worker, exit)),
         }
@@ -327,22 +312,17 @@ impl<Up: Message, Down: Message> Intake<Up, Down> {
     fn next_message(&mut self) -> Option<Event<Up>> {
         for step in 0..self.inlets.len() {
             let index = (self.turn + step) % self.inlets.len();
-            let Inlet { worker, lane, end } = &mut self.inlets[index];
-            if matches!(end, InletEnd::Disconnected) {
-                continue;
-            }
-            match lane.try_recv() {
-                Received::Empty => {}
-                Received::Message(message) => {
+            let Inlet { worker, ref lane, exit } = self.inlets[index];
+            match (lane.try_recv(), exit) {
+                (Received::Empty, _) | (Received::Ended, None) => {}
+                (Received::Message(message), _) => {
                     self.turn = index + 1;
-                    return Some(Event::Message(*worker, message));
+                    return Some(Event::Message(worker, message));
                 }
-                Received::Ended => {
-                    let worker = *worker;
-                    if let InletEnd::Exited(exit) = std::mem::replace(end, InletEnd::Disconnected) {
-                        // Next in line, before anything that came later.
-                        lock(&self.shared.news).push_front(News::Exited(worker, exit));
-                    }
+                (Received::Ended, Some(exit)) => {
+                    self.inlets.remove(index);
+                    // Without its inlet, the exit is the next thing to be told.
+                    lock(&self.shared.news).push_front(News::Exited(worker, exit));
                     return Some(Event::Disconnected(worker));
                 }
             }

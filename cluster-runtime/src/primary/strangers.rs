@@ -21,7 +21,7 @@ pub(super) async fn reap_strangers(is_worker: impl Fn(Pid) -> bool) -> io::Resul
     let mut child_ended = signal(SignalKind::child())?;
     while child_ended.recv().await.is_some() {
         tokio::time::sleep(PATIENCE).await;
-        for pid in children()?.into_iter().filter(|pid| !is_worker(*pid)) {
+        for pid in children().into_iter().filter(|pid| !is_worker(*pid)) {
             // A child that lives on, or was reaped by its owner meanwhile, is none of ours.
             _ = waitpid(pid, Some(WaitPidFlag::WNOHANG));
         }
@@ -29,12 +29,10 @@ pub(super) async fn reap_strangers(is_worker: impl Fn(Pid) -> bool) -> io::Resul
     Ok(())
 }
 
-/// The children of all threads of this process.
-fn children() -> io::Result<BTreeSet<Pid>> {
-    let mut all = BTreeSet::new();
-    for thread in fs::read_dir("/proc/self/task")? {
-        let list = fs::read_to_string(thread?.path().join("children")).unwrap_or_default();
-        all.extend(list.split_whitespace().filter_map(|pid| pid.parse().ok()).map(Pid::from_raw));
-    }
-    Ok(all)
+/// The children of all threads of this process. What cannot be read now is found the next time.
+fn children() -> BTreeSet<Pid> {
+    let threads = fs::read_dir("/proc/self/task").into_iter().flatten().flatten();
+    let lists = threads.filter_map(|thread| fs::read_to_string(thread.path().join("children")).ok());
+    let pids = |list: String| list.split_whitespace().filter_map(|pid| pid.parse().ok()).collect::<Vec<_>>();
+    lists.flat_map(pids).map(Pid::from_raw).collect()
 }

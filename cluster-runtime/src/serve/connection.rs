@@ -1,6 +1,7 @@
 //! One HTTP connection from its first byte to its last: when it has idled too long, and how it ends when the worker drains.
 
 use std::future::Future;
+use std::io::{self, IoSlice};
 use std::net::SocketAddr;
 use std::pin::{Pin, pin};
 use std::sync::Arc;
@@ -16,6 +17,7 @@ use hyper_util::rt::{TokioExecutor, TokioIo};
 use hyper_util::server::conn::auto;
 use hyper_util::service::TowerToHyperService;
 use pin_project_lite::pin_project;
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::time::{Instant, sleep, sleep_until, timeout};
 use tower_service::Service;
 
@@ -45,7 +47,8 @@ pub(super) async fn serve<S, B>(
     }
     let activity = Arc::new(Activity::new());
     let service = Watched { app: TowerToHyperService::new(app), peer: peer.socket(), activity: Arc::clone(&activity) };
-    let mut connection = pin!(builder.serve_connection_with_upgrades(TokioIo::new(stream), service));
+    let wire = TokioIo::new(Wire { stream, activity: Arc::clone(&activity) });
+    let mut connection = pin!(builder.serve_connection_with_upgrades(wire, service));
     let ended = tokio::select! {
         ended = connection.as_mut() => Ok(ended),
         turn = turn(&activity, header_timeout) => Err(turn),
@@ -87,14 +90,15 @@ async fn turn(activity: &Activity, header_timeout: Duration) -> Turn {
 
 /// What a connection does.
 ///
-/// hyper has a timeout for request heads, but it makes a timer for each request and does not begin before the first byte. This
-/// is one timer for the life of the connection, which looks again when it goes off.
+/// hyper has a timeout for request heads, but it makes a timer for each request, does not begin before the first byte, and does
+/// not know of a client that is slow to read. This is one timer for the life of the connection, which looks again when it goes
+/// off.
 struct Activity {
     opened: Instant,
-    /// Requests whose answers are not sent to the last byte.
+    /// Requests that the app has not answered to the end. The last of the answer may still be on its way to the client.
     requests: AtomicUsize,
-    /// When the last of them was, in milliseconds since `opened`.
-    idle_since: AtomicU64,
+    /// When something was last written, in milliseconds since `opened`.
+    written: AtomicU64,
     http2: AtomicBool,
 }
 
@@ -103,18 +107,24 @@ impl Activity {
         Self {
             opened: Instant::now(),
             requests: AtomicUsize::new(0),
-            idle_since: AtomicU64::new(0),
+            written: AtomicU64::new(0),
             http2: AtomicBool::new(false),
         }
     }
 
-    /// Completes once no request was under way for `time`.
+    /// Notes that something is written: a client that is slow to read what is answered does not idle.
+    fn note_write(&self) {
+        let now = u64::try_from(self.opened.elapsed().as_millis()).unwrap_or(u64::MAX);
+        self.written.store(now, Ordering::Relaxed);
+    }
+
+    /// Completes once no request was under way and nothing written for `time`.
     async fn idle_for(&self, time: Duration) {
         let mut deadline = self.opened + time;
         loop {
             sleep_until(deadline).await;
             let idle_since = match self.requests.load(Ordering::Relaxed) {
-                0 => self.opened + Duration::from_millis(self.idle_since.load(Ordering::Relaxed)),
+                0 => self.opened + Duration::from_millis(self.written.load(Ordering::Relaxed)),
                 _ => Instant::now(),
             };
             if idle_since + time <= Instant::now() {
@@ -137,10 +147,49 @@ impl Busy {
 
 impl Drop for Busy {
     fn drop(&mut self) {
-        let Activity { opened, requests, idle_since, .. } = &*self.0;
-        let now = u64::try_from(opened.elapsed().as_millis()).unwrap_or(u64::MAX);
-        idle_since.store(now, Ordering::Relaxed);
-        requests.fetch_sub(1, Ordering::Relaxed);
+        self.0.requests.fetch_sub(1, Ordering::Relaxed);
+    }
+}
+
+/// The connection's bytes, whose writing is noted.
+struct Wire {
+    stream: Stream,
+    activity: Arc<Activity>,
+}
+
+impl AsyncRead for Wire {
+    fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.stream).poll_read(cx, buf)
+    }
+}
+
+impl AsyncWrite for Wire {
+    fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
+        let written = ready!(Pin::new(&mut self.stream).poll_write(cx, buf));
+        self.activity.note_write();
+        Poll::Ready(written)
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.stream).poll_flush(cx)
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.stream).poll_shutdown(cx)
+    }
+
+    fn poll_write_vectored(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        bufs: &[IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        let written = ready!(Pin::new(&mut self.stream).poll_write_vectored(cx, bufs));
+        self.activity.note_write();
+        Poll::Ready(written)
+    }
+
+    fn is_write_vectored(&self) -> bool {
+        self.stream.is_write_vectored()
     }
 }
 

@@ -3,7 +3,6 @@
 mod connection;
 
 use std::error::Error as StdError;
-use std::future::pending;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -12,20 +11,18 @@ use http_body::Body;
 use hyper::body::Incoming;
 use hyper_util::rt::TokioExecutor;
 use hyper_util::server::conn::auto;
-use tokio::sync::watch;
 use tokio::task::JoinSet;
-use tokio::time::sleep_until;
 use tower_service::Service;
 
 use crate::Result;
 use crate::listen::{Listener, ToAddress};
-use crate::worker::{Phase, Process};
+use crate::worker::{Process, cut};
 
 /// Serves an HTTP application on an address that all workers share: [`listen`](crate::listen()) and an [`Http`] with its
 /// defaults.
 ///
-/// `app` is any tower service, such as an axum `Router`; HTTP/1 and HTTP/2 are spoken as the client wishes. Handlers get the
-/// client's address as `ConnectInfo<SocketAddr>`. Returns once the worker has drained.
+/// `app` is any tower service, such as an axum `Router` (as it is: without `into_make_service…`); HTTP/1 and HTTP/2 are spoken as
+/// the client wishes. Handlers get the client's address as `ConnectInfo<SocketAddr>`. Returns once the worker has drained.
 ///
 /// ```no_run
 /// use axum::{Router, extract::ConnectInfo, routing::get};
@@ -84,7 +81,8 @@ impl Http {
     }
 
     /// How long a connection may take to send the next request's head, the time that it idles between two requests included;
-    /// then it is closed. A load balancer in front should let go of idle connections sooner than this.
+    /// then it is closed. So is one whose client takes nothing of an answer for so long. A load balancer in front should let go
+    /// of idle connections sooner than this.
     pub const fn header_timeout(mut self, header_timeout: Duration) -> Self {
         self.header_timeout = header_timeout;
         self
@@ -104,7 +102,7 @@ impl Http {
     /// Outside a worker.
     ///
     /// # Cancel safety
-    /// Dropping the future closes every connection at once.
+    /// Dropping the future closes every connection at once, but for those whose protocol was upgraded.
     pub async fn serve<S, B>(self, address: impl ToAddress, app: S) -> Result
     where
         S: Service<Request<Incoming>, Response = Response<B>, Error: Into<BoxError>> + Clone + Send + 'static,
@@ -153,27 +151,6 @@ impl Http {
                 },
                 Some(_) = connections.join_next() => {}
             }
-        }
-    }
-}
-
-/// Completes when what is still open must be cut.
-async fn cut(mut phase: watch::Receiver<Phase>) {
-    loop {
-        let time = match *phase.borrow_and_update() {
-            Phase::Running => None,
-            Phase::Draining { cut, .. } => Some(cut),
-        };
-        let due = async {
-            match time {
-                Some(time) => sleep_until(time).await,
-                None => pending().await,
-            }
-        };
-        tokio::select! {
-            () = due => return,
-            // The drain begins, or a second order shortens its time. The sender lives as long as the process.
-            _ = phase.changed() => {}
         }
     }
 }

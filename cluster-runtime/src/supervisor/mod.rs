@@ -25,8 +25,8 @@ use std::{
     time::{Duration, Instant},
 };
 
-use restart::Intensity;
 pub use restart::Restart;
+use restart::{Intensity, Readiness};
 pub(crate) use slot::State;
 use slot::{KillCause, Removed, Slot, later};
 
@@ -67,8 +67,11 @@ pub(crate) enum Event {
 /// Who wants the cluster to stop.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum StopCause {
-    /// TERM, QUIT or INT. A second one while the cluster stops kills what is left.
-    Signal,
+    /// TERM or QUIT, from a service manager say. While the cluster stops it does nothing: it may well be repeated, and that
+    /// must not cost the connections that still drain.
+    Terminate,
+    /// Ctrl-C. While the cluster stops, for whatever cause, it kills all that is left.
+    Interrupt,
     /// The user's primary function called for it, or returned.
     Asked,
     /// The user's primary function returned an error or panicked.
@@ -130,7 +133,8 @@ pub(crate) enum ShutdownCause {
         worker: WorkerId,
         exit: Exit,
     },
-    /// Too many workers ended unasked in too short a time, and none serves.
+    /// While no worker was ready, more than 10 per slot ended unasked within 15 minutes, each before it had been ready for 10
+    /// seconds.
     Breaker,
 }
 
@@ -183,17 +187,8 @@ enum Phase {
     Serving,
     Stopping {
         outcome: Outcome,
-        signals: Signals,
     },
     Ended,
-}
-
-/// The signals so far that asked to stop. A service manager may well send one to a cluster that stops for another reason, and
-/// that must not cost the connections that still drain: only the second one kills.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Signals {
-    None,
-    One,
 }
 
 /// What stands in for the status of a process that never was: the shell's code for a command that could not be run.
@@ -305,7 +300,7 @@ impl Supervisor {
 
     fn reap(&mut self, now: Instant, id: WorkerId, exit: Exit, actions: &mut Vec<Action>) {
         let Some(index) = self.slot_of(id) else { return };
-        let Some(removed) = self.slots[index].remove(now, id, exit) else { return };
+        let Some(removed) = self.slots[index].remove(id, exit) else { return };
         let fatal = self.fatal(now, index, &removed, exit);
         let restart = match fatal {
             Some(_) => Restart::Never,
@@ -328,26 +323,28 @@ impl Supervisor {
     /// Whether the cluster cannot go on after this end. One that left the seat before cannot be the reason.
     fn fatal(&mut self, now: Instant, index: usize, removed: &Removed, exit: Exit) -> Option<ShutdownCause> {
         let worker = match removed {
-            Removed::FromSeat(worker) => worker.id,
+            Removed::FromSeat(worker) => worker,
             Removed::FromOther(_) => return None,
         };
         match &self.phase {
             Phase::Starting { awaited } if awaited.contains(&index) && exit.reason.is_failed_start() => {
-                Some(ShutdownCause::StartFailed { worker, exit })
+                Some(ShutdownCause::StartFailed { worker: worker.id, exit })
             }
             Phase::Starting { .. } | Phase::Serving => {
-                self.trips_breaker(now, exit.reason).then_some(ShutdownCause::Breaker)
+                self.trips_breaker(now, worker.readiness(now), exit.reason).then_some(ShutdownCause::Breaker)
             }
             Phase::Idle | Phase::Stopping { .. } | Phase::Ended => None,
         }
     }
 
-    /// Counts replacements that nobody asked for. As long as a worker is ready the rest may fail as it likes.
-    fn trips_breaker(&mut self, now: Instant, reason: ExitReason) -> bool {
+    /// Counts the ends that show that nothing serves. As long as a worker is ready the rest may fail as it likes, and whoever
+    /// had served for long is no sign of a broken program.
+    fn trips_breaker(&mut self, now: Instant, readiness: Readiness, reason: ExitReason) -> bool {
         self.restart().replaces(reason)
             && !reason.is_asked()
-            && self.intensity.is_exceeded_at(now)
+            && readiness != Readiness::Lasting
             && !self.slots.iter().any(Slot::is_ready)
+            && self.intensity.is_exceeded_at(now)
     }
 
     fn stop(&mut self, now: Instant, cause: StopCause, actions: &mut Vec<Action>) {
@@ -355,27 +352,20 @@ impl Supervisor {
             Phase::Idle | Phase::Starting { .. } | Phase::Serving => {
                 self.shut_down(now, ShutdownCause::Stop(cause), actions);
             }
-            Phase::Stopping { outcome, signals } => match (cause, *signals) {
-                (StopCause::Signal, Signals::None) => *signals = Signals::One,
-                (StopCause::Signal, Signals::One) => {
+            Phase::Stopping { outcome } => match cause {
+                StopCause::Interrupt => {
                     outcome.fail_by_kill();
-                    self.workers_mut().for_each(|worker| worker.kill(KillCause::Grace, actions));
+                    self.workers_mut().for_each(|worker| worker.kill(now, KillCause::Grace, actions));
                 }
-                (StopCause::PrimaryFailed, Signals::None | Signals::One) => outcome.fail_by_primary(),
-                (StopCause::Asked, Signals::None | Signals::One) => {}
+                StopCause::PrimaryFailed => outcome.fail_by_primary(),
+                StopCause::Terminate | StopCause::Asked => {}
             },
             Phase::Ended => {}
         }
     }
 
     fn shut_down(&mut self, now: Instant, cause: ShutdownCause, actions: &mut Vec<Action>) {
-        let signals = match cause {
-            ShutdownCause::Stop(StopCause::Signal) => Signals::One,
-            ShutdownCause::Stop(StopCause::Asked | StopCause::PrimaryFailed)
-            | ShutdownCause::StartFailed { .. }
-            | ShutdownCause::Breaker => Signals::None,
-        };
-        self.phase = Phase::Stopping { outcome: cause.into(), signals };
+        self.phase = Phase::Stopping { outcome: cause.into() };
         actions.push(Action::Shutdown(cause));
         let grace = self.settings.grace;
         self.slots.iter_mut().for_each(Slot::close);
@@ -383,7 +373,7 @@ impl Supervisor {
     }
 
     fn note_forced(&mut self, reason: ExitReason) {
-        if let Phase::Stopping { outcome: Outcome::Stopped { forced, .. }, .. } = &mut self.phase {
+        if let Phase::Stopping { outcome: Outcome::Stopped { forced, .. } } = &mut self.phase {
             *forced |= reason == ExitReason::GraceExpired;
         }
     }
@@ -420,7 +410,7 @@ impl Supervisor {
             Phase::Starting { .. } | Phase::Serving => {
                 Outcome::AllFinished { failed: self.slots.iter().any(Slot::has_failed) }
             }
-            Phase::Stopping { outcome, .. } => outcome,
+            Phase::Stopping { outcome } => outcome,
         };
         self.phase = Phase::Ended;
         actions.push(Action::Exit(outcome));
@@ -454,7 +444,9 @@ impl Supervisor {
 impl Outcome {
     const fn fail_by_kill(&mut self) {
         match self {
-            Self::Stopped { cause: StopCause::Signal | StopCause::Asked, .. } => *self = Self::Killed,
+            Self::Stopped { cause: StopCause::Terminate | StopCause::Interrupt | StopCause::Asked, .. } => {
+                *self = Self::Killed;
+            }
             Self::Stopped { cause: StopCause::PrimaryFailed, .. }
             | Self::Killed
             | Self::StartFailed { .. }

@@ -7,7 +7,9 @@ use crate::{ExitReason, ExitStatus};
 /// Which workers are replaced when they end.
 ///
 /// A stop of the cluster replaces nobody, whatever the policy. A worker that is told to go by itself (TERM, or
-/// [`disconnect`](crate::CurrentWorker::disconnect)) drains and is replaced, except under [`Never`](Self::Never).
+/// [`disconnect`](crate::CurrentWorker::disconnect)) drains and is replaced meanwhile, except under [`Never`](Self::Never).
+/// The replacement comes at once, but if the next one ends or goes too before it was ready for ten seconds, after a pause that
+/// grows from 100 ms to 30 s.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
 pub enum Restart {
     /// Every worker is replaced, however it ended: for servers, which are not supposed to end.
@@ -39,57 +41,70 @@ impl Restart {
     }
 }
 
+/// How long a worker that gives up its seat had been ready.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Readiness {
+    Never,
+    /// Not for long: mere readiness proves nothing, a program may crash on its first request.
+    Brief,
+    /// For [`LASTING`](Self::LASTING) or longer: the program works.
+    Lasting,
+}
+
+impl Readiness {
+    const LASTING: Duration = Duration::from_secs(10);
+
+    pub(super) fn of(span: Duration) -> Self {
+        if span >= Self::LASTING { Self::Lasting } else { Self::Brief }
+    }
+}
+
 /// How a worker gave up its seat, as far as the pause before the next one goes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Departure {
-    /// It was asked to go after it had served.
+    /// It was asked to go or began to by itself, and ended so, in time or not.
     Left,
-    /// It had served and ended unasked.
+    /// It ended unasked.
     Failed,
-    /// It never served, asked to go or not: a program that disconnects while it starts must not spin either.
-    NeverReady,
 }
 
 /// The growing pause before a slot is filled again.
 ///
-/// This counts failures only. The moment at which the pause is over belongs to the empty seat that waits for it, so that it
-/// cannot outlive the wait.
+/// This counts the departures of a series, which a [lasting](Readiness::Lasting) readiness ends. The moment at which the pause
+/// is over belongs to the empty seat that waits for it, so that it cannot outlive the wait.
 #[derive(Debug, Default)]
 pub(super) struct Backoff {
-    failures: u32,
+    departures: u32,
 }
 
 impl Backoff {
     const FIRST: Duration = Duration::from_millis(100);
     const LONGEST: Duration = Duration::from_secs(30);
-    /// Readiness that lasted this long ends a series of failures. Mere readiness does not: a program that crashes on its
-    /// first request would otherwise be restarted without any pause.
-    const LASTING: Duration = Duration::from_secs(10);
-
-    pub(super) fn served(&mut self, readiness: Duration) {
-        if readiness >= Self::LASTING {
-            self.failures = 0;
-        }
-    }
 
     /// Counts a departure and tells the pause after it: none, 100 ms, 200 ms, 400 ms … 30 s.
-    pub(super) fn pause_after(&mut self, departure: Departure) -> Duration {
-        let counted = self.failures.saturating_add(1);
-        self.failures = match departure {
-            Departure::Left => return Duration::ZERO,
-            Departure::Failed => counted,
-            // Only a fresh crash is worth an immediate try: whoever failed to start would most likely fail again.
-            Departure::NeverReady => counted.max(2),
+    ///
+    /// Whoever leaves counts too, or a program that leaves as soon as it is ready would spin.
+    pub(super) fn pause_after(&mut self, departure: Departure, readiness: Readiness) -> Duration {
+        let counted = self.departures.saturating_add(1);
+        self.departures = match (departure, readiness) {
+            (Departure::Left, Readiness::Lasting) => 0,
+            (Departure::Failed, Readiness::Lasting) => 1,
+            (Departure::Left | Departure::Failed, Readiness::Brief) => counted,
+            // Only one that was ready is worth an immediate try: whoever failed to start would most likely fail again.
+            (Departure::Left | Departure::Failed, Readiness::Never) => counted.max(2),
         };
-        match self.failures {
+        match self.departures {
             0 | 1 => Duration::ZERO,
             // Ten doublings are beyond the longest pause already; more would overflow in the end.
-            failures => (Self::FIRST * 2_u32.pow((failures - 2).min(10))).min(Self::LONGEST),
+            departures => (Self::FIRST * 2_u32.pow((departures - 2).min(10))).min(Self::LONGEST),
         }
     }
 }
 
-/// How many replacements nobody asked for there were of late: the breaker trips on this *rate*.
+/// The rate of ends on which the breaker trips.
+///
+/// The rule: the cluster gives up when, while no worker was ready, more than 10 per slot ended unasked within 15 minutes, each
+/// before it had been ready for 10 seconds. Only such ends are told to this.
 ///
 /// Never a count over the whole life: a cluster that loses one worker a day must not give up after some weeks.
 #[derive(Debug)]
@@ -100,13 +115,16 @@ pub(super) struct Intensity {
 
 impl Intensity {
     const PER_SLOT: usize = 10;
-    const PERIOD: Duration = Duration::from_secs(60);
+    /// So long that eleven attempts fit in with the longest pause after each, even if one takes the default start timeout of
+    /// 30 s and then a readiness that almost lasts. What takes longer than 60 s from spawn to end is retried for ever, which
+    /// needs a start timeout of more than that.
+    const PERIOD: Duration = Duration::from_secs(15 * 60);
 
     pub(super) fn new(slots: usize) -> Self {
         Self { limit: Self::PER_SLOT * slots, ends: VecDeque::new() }
     }
 
-    /// Counts one more and tells whether these are too many.
+    /// Counts one more and tells whether these are too many. If so the cluster ends, so that this stays small.
     pub(super) fn is_exceeded_at(&mut self, now: Instant) -> bool {
         self.ends.retain(|&end| now.saturating_duration_since(end) <= Self::PERIOD);
         self.ends.push_back(now);

@@ -17,7 +17,7 @@ use std::{
 
 use super::{
     Action, Next,
-    restart::{Backoff, Departure, Restart},
+    restart::{Backoff, Departure, Readiness, Restart},
 };
 use crate::{Exit, ExitReason, ExitStatus, WorkerId};
 
@@ -61,20 +61,13 @@ enum WorkerState {
     Draining {
         deadline: Instant,
         last: bool,
-        past: Past,
+        readiness: Readiness,
     },
     /// Sent SIGKILL; nothing but its exit is of interest any more.
     Killed {
         cause: KillCause,
-        past: Past,
+        readiness: Readiness,
     },
-}
-
-/// What a worker that goes has behind it.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Past {
-    NeverReady,
-    WasReady,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -187,7 +180,6 @@ impl Slot {
         restart: Restart,
         actions: &mut Vec<Action>,
     ) {
-        self.credit(now);
         let last = !restart.replaces(ExitReason::Asked);
         for worker in self.workers_mut().filter(|worker| worker.id == id) {
             worker.drain(now, grace, last, actions);
@@ -196,15 +188,13 @@ impl Slot {
     }
 
     pub(super) fn misbehave(&mut self, now: Instant, id: WorkerId, actions: &mut Vec<Action>) {
-        self.credit(now);
         for worker in self.workers_mut().filter(|worker| worker.id == id) {
-            worker.kill(KillCause::Misbehaviour, actions);
+            worker.kill(now, KillCause::Misbehaviour, actions);
         }
     }
 
     /// Takes a worker that has ended out of the slot. The seat that it may have had stays empty until [`refill`](Self::refill).
-    pub(super) fn remove(&mut self, now: Instant, id: WorkerId, exit: Exit) -> Option<Removed> {
-        self.credit(now);
+    pub(super) fn remove(&mut self, id: WorkerId, exit: Exit) -> Option<Removed> {
         let removed = match mem::take(&mut self.seat) {
             Seat::Taken(worker) if worker.id == id => Removed::FromSeat(worker),
             seat @ (Seat::Taken(_) | Seat::Waiting { .. } | Seat::Empty) => {
@@ -219,7 +209,7 @@ impl Slot {
     /// Lets the slot go on after a worker was reaped.
     pub(super) fn refill(&mut self, now: Instant, removed: &Removed, reason: ExitReason, restart: Restart) {
         match removed {
-            Removed::FromSeat(worker) if restart.replaces(reason) => self.wait(now, worker.departure(reason)),
+            Removed::FromSeat(worker) if restart.replaces(reason) => self.wait(now, reason, worker.readiness(now)),
             Removed::FromSeat(_) => {}
             Removed::FromOther(_) => self.make_room(now, restart),
         }
@@ -233,25 +223,16 @@ impl Slot {
         }
         match mem::take(&mut self.seat) {
             Seat::Taken(worker) if worker.is_asked_to_go() => {
-                self.wait(now, worker.departure(ExitReason::Asked));
+                self.wait(now, ExitReason::Asked, worker.readiness(now));
                 self.other = Some(worker);
             }
             seat @ (Seat::Taken(_) | Seat::Waiting { .. } | Seat::Empty) => self.seat = seat,
         }
     }
 
-    fn wait(&mut self, now: Instant, departure: Departure) {
-        self.seat = Seat::Waiting { until: now + self.backoff.pause_after(departure) };
-    }
-
-    /// Counts the readiness of the worker in the seat in favour of the slot; to be done before its state is lost.
-    fn credit(&mut self, now: Instant) {
-        match self.seat {
-            Seat::Taken(Worker { state: WorkerState::Ready { since }, .. }) => {
-                self.backoff.served(now.saturating_duration_since(since));
-            }
-            Seat::Taken(_) | Seat::Waiting { .. } | Seat::Empty => {}
-        }
+    fn wait(&mut self, now: Instant, reason: ExitReason, readiness: Readiness) {
+        let departure = if reason.is_asked() { Departure::Left } else { Departure::Failed };
+        self.seat = Seat::Waiting { until: now + self.backoff.pause_after(departure, readiness) };
     }
 }
 
@@ -282,19 +263,12 @@ impl Worker {
         }
     }
 
-    const fn past(&self) -> Past {
+    /// How long it has served. Neither the time to drain nor the wait for its exit adds to that.
+    pub(super) fn readiness(&self, now: Instant) -> Readiness {
         match self.state {
-            WorkerState::Starting { .. } => Past::NeverReady,
-            WorkerState::Ready { .. } => Past::WasReady,
-            WorkerState::Draining { past, .. } | WorkerState::Killed { past, .. } => past,
-        }
-    }
-
-    const fn departure(&self, reason: ExitReason) -> Departure {
-        match self.past() {
-            Past::NeverReady => Departure::NeverReady,
-            Past::WasReady if reason.is_asked() => Departure::Left,
-            Past::WasReady => Departure::Failed,
+            WorkerState::Starting { .. } => Readiness::Never,
+            WorkerState::Ready { since } => Readiness::of(now.saturating_duration_since(since)),
+            WorkerState::Draining { readiness, .. } | WorkerState::Killed { readiness, .. } => readiness,
         }
     }
 
@@ -322,16 +296,16 @@ impl Worker {
         };
         let grace = deadline.saturating_duration_since(now);
         if grace.is_zero() {
-            return self.kill(KillCause::Grace, actions);
+            return self.kill(now, KillCause::Grace, actions);
         }
-        self.state = WorkerState::Draining { deadline, last, past: self.past() };
+        self.state = WorkerState::Draining { deadline, last, readiness: self.readiness(now) };
         actions.push(Action::Drain { worker: self.id, grace, last });
     }
 
-    pub(super) fn kill(&mut self, cause: KillCause, actions: &mut Vec<Action>) {
+    pub(super) fn kill(&mut self, now: Instant, cause: KillCause, actions: &mut Vec<Action>) {
         match self.state {
             WorkerState::Starting { .. } | WorkerState::Ready { .. } | WorkerState::Draining { .. } => {
-                self.state = WorkerState::Killed { cause, past: self.past() };
+                self.state = WorkerState::Killed { cause, readiness: self.readiness(now) };
                 actions.push(Action::Kill(self.id));
             }
             WorkerState::Killed { .. } => {}
@@ -341,8 +315,8 @@ impl Worker {
     /// Ends the worker if its time is over.
     pub(super) fn expire(&mut self, now: Instant, actions: &mut Vec<Action>) {
         match self.state {
-            WorkerState::Starting { deadline } if deadline <= now => self.kill(KillCause::StartTimeout, actions),
-            WorkerState::Draining { deadline, .. } if deadline <= now => self.kill(KillCause::Grace, actions),
+            WorkerState::Starting { deadline } if deadline <= now => self.kill(now, KillCause::StartTimeout, actions),
+            WorkerState::Draining { deadline, .. } if deadline <= now => self.kill(now, KillCause::Grace, actions),
             WorkerState::Starting { .. }
             | WorkerState::Ready { .. }
             | WorkerState::Draining { .. }

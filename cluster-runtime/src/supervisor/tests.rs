@@ -150,6 +150,24 @@ const fn stopped(cause: StopCause, forced: bool) -> Action {
 
 const NOTHING: [Action; 0] = [];
 
+/// Workers 21 and 22 start in the two slots, and one more end trips the breaker.
+fn on_the_brink() -> Play {
+    let mut play = Play::serving(2, Restart::Always);
+    // So that none is ready when worker 1 ends.
+    play.step(misbehaved(2));
+    for pair in 0..10 {
+        for worker in [2 * pair + 1, 2 * pair + 2] {
+            let gone = play.step(exited(worker, Code(1)));
+            assert!(matches!(gone[0], Reaped { next: Next::Restart { .. }, .. }), "{gone:?}");
+        }
+        if play.supervisor.status().count() == 0 {
+            play.wait();
+        }
+    }
+    assert_eq!(play.states(), [(21, 0, State::Starting), (22, 1, State::Starting)]);
+    play
+}
+
 mod start {
     use super::*;
 
@@ -345,6 +363,16 @@ mod restarts {
     }
 
     #[test]
+    fn the_time_from_a_kill_to_the_exit_does_not_count_as_service() {
+        let mut play = Play::serving(2, Restart::Always);
+        play.step(exited(1, Code(1)));
+        play.step(ready(3));
+        play.after(9_999, misbehaved(3));
+        let gone = play.after(10_000, exited(3, Signal(SIGKILL)));
+        assert_eq!(gone, [reaped(3, 0, Signal(SIGKILL), Misbehaved, restart_after(100))]);
+    }
+
+    #[test]
     fn a_pause_is_of_one_slot_only() {
         let mut play = Play::serving(3, Restart::Always);
         play.step(exited(1, Code(1)));
@@ -467,14 +495,77 @@ mod leaving_workers {
     }
 
     #[test]
-    fn an_asked_exit_counts_no_failure() {
-        let mut play = Play::serving(2, Restart::Always);
-        for worker in [1, 3, 4, 5] {
-            let next = if worker == 1 { 3 } else { worker + 1 };
-            assert_eq!(play.step(leaving(worker)), [drain(worker, GRACE), spawn(next, 0)]);
+    fn one_that_leaves_after_it_served_for_long_is_no_failure() {
+        let mut play = Play::serving(1, Restart::Always);
+        for worker in 1..100 {
+            assert_eq!(play.after(10_000, leaving(worker)), [drain(worker, GRACE), spawn(worker + 1, 0)]);
             play.step(exited(worker, Code(0)));
-            play.step(ready(next));
+            play.step(ready(worker + 1));
         }
+    }
+
+    #[test]
+    fn leaving_after_it_served_for_long_starts_a_new_series_and_is_not_a_part_of_it() {
+        let mut play = Play::serving(1, Restart::Always);
+        for (worker, served, pause) in [(1, 0, 0), (2, 0, 100), (3, 10_000, 0), (4, 9_999, 0), (5, 9_999, 100)] {
+            play.after(served, leaving(worker));
+            let gone = play.step(exited(worker, Code(0)));
+            if pause == 0 {
+                assert_eq!(gone, [reaped(worker, 0, Code(0), Asked, Next::Taken)], "worker {worker}");
+            } else {
+                assert_eq!(gone, [reaped(worker, 0, Code(0), Asked, restart_after(pause))], "worker {worker}");
+                assert_eq!(play.wait(), (ms(pause), vec![spawn(worker + 1, 0)]));
+            }
+            play.step(ready(worker + 1));
+        }
+    }
+
+    #[test]
+    fn a_program_that_leaves_as_soon_as_it_is_ready_does_not_spin() {
+        let mut play = Play::serving(1, Restart::Always);
+        assert_eq!(play.step(leaving(1)), [drain(1, GRACE), spawn(2, 0)], "the first one is replaced at once");
+        play.step(exited(1, Code(0)));
+        let mut worker = 2;
+        for pause in [100, 200, 400, 800, 1_600, 3_200, 6_400, 12_800, 25_600, 30_000, 30_000, 30_000] {
+            play.step(ready(worker));
+            assert_eq!(play.after(9_999, leaving(worker)), [drain(worker, GRACE)]);
+            assert_eq!(
+                play.step(exited(worker, Code(0))),
+                [reaped(worker, 0, Code(0), Asked, restart_after(pause))],
+                "a pause, but nothing for the breaker"
+            );
+            worker += 1;
+            assert_eq!(play.wait(), (ms(pause), vec![spawn(worker, 0)]));
+        }
+    }
+
+    #[test]
+    fn leaving_and_crashing_make_one_series() {
+        let mut play = Play::serving(2, Restart::Always);
+        play.step(exited(1, Code(1)));
+        play.step(ready(3));
+        assert_eq!(play.step(leaving(3)), [drain(3, GRACE)]);
+        play.step(exited(3, Code(0)));
+        assert_eq!(play.wait(), (ms(100), vec![spawn(4, 0)]));
+        play.step(ready(4));
+        assert_eq!(play.step(exited(4, Code(1))), [reaped(4, 0, Code(1), Crashed, restart_after(200))]);
+    }
+
+    #[test]
+    fn the_time_to_drain_does_not_count_as_service() {
+        let mut play = Play::with(Settings {
+            slots: 1,
+            restart: Restart::Always,
+            start_timeout: ms(START_TIMEOUT),
+            grace: ms(60_000),
+        });
+        play.step(Event::Start);
+        play.step(ready(1));
+        play.step(leaving(1));
+        play.step(ready(2));
+        play.after(5_000, leaving(2));
+        // Worker 2 drains in its seat for longer than a lasting readiness takes.
+        assert_eq!(play.after(10_000, exited(1, Code(0))), [reaped(1, 0, Code(0), Asked, restart_after(100))]);
     }
 
     #[test]
@@ -485,9 +576,10 @@ mod leaving_workers {
         assert_eq!(play.after(1_000, leaving(2)), [drain(2, GRACE)], "drains in its seat");
         assert_eq!(
             play.step(exited(1, Code(0))),
-            [reaped(1, 0, Code(0), Asked, restart_after(0)), spawn(3, 0)],
-            "replaced as soon as there is room"
+            [reaped(1, 0, Code(0), Asked, restart_after(100))],
+            "replaced as soon as there is room, after the pause for the second that leaves"
         );
+        assert_eq!(play.wait(), (ms(100), vec![spawn(3, 0)]));
         assert_eq!(play.states(), [(3, 0, State::Starting), (2, 0, State::Draining)]);
     }
 
@@ -497,7 +589,8 @@ mod leaving_workers {
         play.step(leaving(1));
         play.step(ready(2));
         play.step(leaving(2));
-        assert_eq!(play.step(exited(2, Code(0))), [reaped(2, 0, Code(0), Asked, restart_after(0)), spawn(3, 0)]);
+        assert_eq!(play.step(exited(2, Code(0))), [reaped(2, 0, Code(0), Asked, restart_after(100))]);
+        assert_eq!(play.wait(), (ms(100), vec![spawn(3, 0)]));
         assert_eq!(play.states(), [(3, 0, State::Starting), (1, 0, State::Draining)]);
     }
 
@@ -604,8 +697,171 @@ mod breaker {
         panic!("it goes on and on");
     }
 
+    /// One slot, and workers that have all the time they want to start.
+    fn patient() -> Play {
+        let mut play =
+            Play::with(Settings { slots: 1, restart: Restart::Always, start_timeout: ms(3_600_000), grace: ms(GRACE) });
+        play.step(Event::Start);
+        play.step(ready(1));
+        play
+    }
+
+    /// Ends workers without readiness, one every so many milliseconds, until the cluster gives up.
+    fn ends_until_breaker(play: &mut Play, every: u64) -> Option<u64> {
+        play.step(exited(1, Code(1)));
+        for worker in 2..1_000 {
+            let due = play.now + ms(every);
+            if play.supervisor.status().count() == 0 {
+                play.wait();
+            }
+            play.now = due;
+            let gone = play.step(exited(worker, Code(1)));
+            if gone.contains(&Shutdown(ShutdownCause::Breaker)) {
+                return Some(worker);
+            }
+        }
+        None
+    }
+
     #[test]
-    fn too_many_failures_in_a_minute_with_nobody_ready_end_the_cluster() {
+    fn eleven_ends_in_fifteen_minutes_are_too_many_and_in_more_are_not() {
+        assert_eq!(ends_until_breaker(&mut patient(), 90_000), Some(11));
+        assert_eq!(ends_until_breaker(&mut patient(), 90_001), None);
+    }
+
+    #[test]
+    fn a_cluster_whose_every_attempt_takes_the_default_start_timeout_gives_up_within_fifteen_minutes() {
+        for slots in [1, 2, 5] {
+            let mut play =
+                Play::with(Settings { slots, restart: Restart::Always, start_timeout: ms(30_000), grace: ms(GRACE) });
+            play.step(Event::Start);
+            let workers = u64::try_from(slots).unwrap();
+            for worker in 1..=workers {
+                play.step(ready(worker));
+            }
+            play.now += ms(3_600_000);
+            let broke = play.now;
+            // From now on the program hangs in its start.
+            for worker in 1..=workers {
+                play.step(exited(worker, Code(1)));
+            }
+            let end = 'hang: loop {
+                assert!(play.now - broke < ms(900_000), "still at it with {slots} slots");
+                for action in play.wait().1 {
+                    if let Kill(worker) = action {
+                        let gone = play.step(Event::Exited(worker, Signal(SIGKILL)));
+                        if gone.contains(&Shutdown(ShutdownCause::Breaker)) {
+                            break 'hang play.now - broke;
+                        }
+                    }
+                }
+            };
+            assert!(end > ms(300_000), "{end:?}");
+        }
+    }
+
+    #[test]
+    fn slow_starts_short_service_and_the_longest_pause_still_trip_it() {
+        let mut play =
+            Play::with(Settings { slots: 1, restart: Restart::Always, start_timeout: ms(30_000), grace: ms(GRACE) });
+        play.step(Event::Start);
+        // By leaving, which does not count, it comes to the longest pause.
+        for worker in 1..=12 {
+            play.step(ready(worker));
+            play.step(leaving(worker));
+            play.step(exited(worker, Code(0)));
+            if worker > 1 {
+                play.wait();
+            }
+        }
+        let mut first = None;
+        for worker in 13..=23 {
+            play.after(30_000, ready(worker));
+            let gone = play.after(9_999, exited(worker, Code(1)));
+            let first = *first.get_or_insert(play.now);
+            if worker == 23 {
+                assert_eq!(gone[1], Shutdown(ShutdownCause::Breaker));
+                assert_eq!(play.now - first, ms(10 * (30_000 + 9_999 + 30_000)));
+            } else {
+                assert_eq!(gone, [reaped(worker, 0, Code(1), Crashed, restart_after(30_000))]);
+                play.wait();
+            }
+        }
+    }
+
+    #[test]
+    fn a_single_worker_that_serves_between_its_crashes_may_crash_for_ever() {
+        let mut play = Play::serving(1, Restart::Always);
+        for worker in 1..1_000 {
+            let gone = play.after(59_000, exited(worker, Signal(SIGSEGV)));
+            assert_eq!(gone, [reaped(worker, 0, Signal(SIGSEGV), Crashed, restart_after(0)), spawn(worker + 1, 0)]);
+            play.after(1_000, ready(worker + 1));
+        }
+    }
+
+    #[test]
+    fn readiness_that_does_not_last_counts() {
+        for (served, is_end) in [(9_999, true), (10_000, false)] {
+            let mut play = Play::serving(1, Restart::Always);
+            let mut gone = Vec::new();
+            for worker in 1..=11 {
+                if worker > 1 {
+                    if play.supervisor.status().count() == 0 {
+                        play.wait();
+                    }
+                    play.step(ready(worker));
+                }
+                gone = play.after(served, exited(worker, Code(1)));
+            }
+            assert_eq!(gone.contains(&Shutdown(ShutdownCause::Breaker)), is_end, "{gone:?}");
+        }
+    }
+
+    #[test]
+    fn the_end_of_one_that_served_for_long_neither_counts_nor_clears() {
+        let mut play = Play::serving(1, Restart::Always);
+        play.step(exited(1, Code(1)));
+        for worker in 2..=10 {
+            play.step(exited(worker, Code(1)));
+            assert_eq!(play.wait().1, [spawn(worker + 1, 0)]);
+        }
+        // Ten counted, so that one more is too many.
+        play.step(ready(11));
+        let gone = play.after(10_000, exited(11, Code(1)));
+        assert_eq!(gone, [reaped(11, 0, Code(1), Crashed, restart_after(0)), spawn(12, 0)]);
+        play.step(ready(12));
+        assert_eq!(play.after(10_000, misbehaved(12)), [kill(12)]);
+        let gone = play.step(exited(12, Signal(SIGKILL)));
+        assert_eq!(gone, [reaped(12, 0, Signal(SIGKILL), Misbehaved, restart_after(0)), spawn(13, 0)]);
+        play.step(ready(13));
+        assert_eq!(play.after(9_999, exited(13, Code(1)))[1], Shutdown(ShutdownCause::Breaker));
+    }
+
+    #[test]
+    fn what_failed_while_another_served_is_not_held_against_the_rest() {
+        let mut play = Play::serving(2, Restart::Always);
+        // Slot 0 is out of order while worker 2 serves for an hour.
+        let mut sick = 1;
+        let mut next = 3;
+        while play.now < origin() + ms(3_600_000) {
+            play.step(exited(sick, Code(1)));
+            if play.states().len() == 1 {
+                play.wait();
+            }
+            sick = next;
+            next += 1;
+        }
+        // Then that one is replaced, and before its successor is ready slot 0 fails again.
+        assert_eq!(play.step(leaving(2)), [drain(2, GRACE), spawn(next, 1)]);
+        assert_eq!(
+            play.step(exited(sick, Code(1))),
+            [reaped(sick, 0, Code(1), FailedToStart, restart_after(30_000))],
+            "many ends, but only one with nobody ready"
+        );
+    }
+
+    #[test]
+    fn too_many_failures_with_nobody_ready_end_the_cluster() {
         let mut play = Play::serving(1, Restart::Always);
         play.step(exited(1, Code(1)));
         let (failures, end_of_it) = fail_until_end(&mut play, 2);
@@ -622,16 +878,7 @@ mod breaker {
 
     #[test]
     fn whoever_still_starts_when_the_breaker_trips_is_drained() {
-        let mut play = Play::serving(2, Restart::Always);
-        let mut pair = (1, 2);
-        for _ in 0..10 {
-            play.step(exited(pair.0, Code(1)));
-            play.step(exited(pair.1, Code(1)));
-            if play.supervisor.status().count() == 0 {
-                play.wait();
-            }
-            pair = (pair.0 + 2, pair.1 + 2);
-        }
+        let mut play = on_the_brink();
         assert_eq!(
             play.step(exited(21, Code(1))),
             [
@@ -645,7 +892,7 @@ mod breaker {
 
     #[test]
     fn while_one_is_ready_the_others_may_fail_as_often_as_they_like() {
-        // One of forty slots serves. The others fail in step, more than ten for each slot within the first minute.
+        // One of forty slots serves. The others fail in step, more than ten for each slot within a quarter of an hour.
         let mut play = Play::serving(40, Restart::Always);
         let mut failures = 0;
         while play.now < origin() + ms(60_000) {
@@ -674,14 +921,22 @@ mod breaker {
 
     #[test]
     fn those_that_leave_do_not_count() {
-        let mut play = Play::serving(1, Restart::Always);
+        let mut play = Play::with(Settings {
+            slots: 1,
+            restart: Restart::Always,
+            start_timeout: ms(START_TIMEOUT),
+            grace: ms(600_000),
+        });
+        play.step(Event::Start);
+        play.step(ready(1));
         play.step(leaving(1));
         // Worker 1 takes its time, so that the others drain in the seat.
-        for worker in 2..100 {
+        for worker in 2..20 {
             play.step(ready(worker));
-            assert_eq!(play.step(leaving(worker)), [drain(worker, GRACE)]);
+            assert_eq!(play.step(leaving(worker)), [drain(worker, 600_000)]);
             let gone = play.step(exited(worker, Code(0)));
-            assert_eq!(gone, [reaped(worker, 0, Code(0), Asked, restart_after(0)), spawn(worker + 1, 0)]);
+            assert!(matches!(gone[..], [Reaped { next: Next::Restart { .. }, .. }]), "{gone:?}");
+            assert_eq!(play.wait().1, [spawn(worker + 1, 0)]);
         }
     }
 
@@ -689,7 +944,7 @@ mod breaker {
     fn the_end_of_a_predecessor_does_not_count_however_it_comes() {
         let mut play = Play::serving(1, Restart::Always);
         for worker in 1..100 {
-            assert_eq!(play.step(leaving(worker)), [drain(worker, GRACE), spawn(worker + 1, 0)]);
+            assert_eq!(play.after(10_000, leaving(worker)), [drain(worker, GRACE), spawn(worker + 1, 0)]);
             let gone = play.step(exited(worker, Signal(SIGSEGV)));
             assert_eq!(gone, [reaped(worker, 0, Signal(SIGSEGV), Crashed, Next::Taken)]);
             play.step(ready(worker + 1));
@@ -700,9 +955,12 @@ mod breaker {
 mod stopping {
     use super::*;
 
+    const CAUSES: [StopCause; 4] =
+        [StopCause::Terminate, StopCause::Interrupt, StopCause::Asked, StopCause::PrimaryFailed];
+
     #[test]
     fn a_stop_drains_all_at_once_and_ends_with_the_last() {
-        for cause in [StopCause::Signal, StopCause::Asked, StopCause::PrimaryFailed] {
+        for cause in CAUSES {
             let mut play = Play::serving(2, Restart::Always);
             assert_eq!(play.step(stop(cause)), [shutdown(cause), drain_last(1, GRACE), drain_last(2, GRACE)]);
             assert_eq!(play.step(exited(2, Code(1))), [reaped(2, 1, Code(1), Asked, Next::Stopping)]);
@@ -716,13 +974,13 @@ mod stopping {
     #[test]
     fn whoever_does_not_go_in_time_is_killed_and_the_end_says_so() {
         let mut play = Play::serving(2, Restart::Always);
-        play.step(stop(StopCause::Signal));
+        play.step(stop(StopCause::Terminate));
         play.after(1_000, exited(1, Code(0)));
         assert_eq!(play.wait(), (ms(GRACE - 1_000), vec![kill(2)]));
         assert_eq!(play.step(Event::Tick), NOTHING);
         assert_eq!(
             play.step(exited(2, Signal(SIGKILL))),
-            [reaped(2, 1, Signal(SIGKILL), GraceExpired, Next::Stopping), stopped(StopCause::Signal, true)]
+            [reaped(2, 1, Signal(SIGKILL), GraceExpired, Next::Stopping), stopped(StopCause::Terminate, true)]
         );
     }
 
@@ -730,11 +988,11 @@ mod stopping {
     fn a_starting_worker_is_drained_too() {
         let mut play = Play::new(1, Restart::Always);
         play.step(Event::Start);
-        assert_eq!(play.step(stop(StopCause::Signal)), [shutdown(StopCause::Signal), drain_last(1, GRACE)]);
+        assert_eq!(play.step(stop(StopCause::Terminate)), [shutdown(StopCause::Terminate), drain_last(1, GRACE)]);
         assert_eq!(play.step(ready(1)), NOTHING, "too late to be all ready");
         assert_eq!(
             play.step(exited(1, Code(1))),
-            [reaped(1, 0, Code(1), Asked, Next::Stopping), stopped(StopCause::Signal, false)]
+            [reaped(1, 0, Code(1), Asked, Next::Stopping), stopped(StopCause::Terminate, false)]
         );
     }
 
@@ -742,10 +1000,10 @@ mod stopping {
     fn a_failed_spawn_whose_news_come_after_the_stop_ends_it_all_the_same() {
         let mut play = Play::new(1, Restart::Always);
         play.step(Event::Start);
-        play.step(stop(StopCause::Signal));
+        play.step(stop(StopCause::Terminate));
         assert_eq!(
             play.step(Event::SpawnFailed(id(1))),
-            [reaped(1, 0, Code(127), FailedToStart, Next::Stopping), stopped(StopCause::Signal, false)]
+            [reaped(1, 0, Code(127), FailedToStart, Next::Stopping), stopped(StopCause::Terminate, false)]
         );
     }
 
@@ -754,7 +1012,7 @@ mod stopping {
         let mut play = Play::serving(2, Restart::Always);
         play.step(exited(1, Code(1)));
         play.step(exited(3, Code(1)));
-        assert_eq!(play.step(stop(StopCause::Signal)), [shutdown(StopCause::Signal), drain_last(2, GRACE)]);
+        assert_eq!(play.step(stop(StopCause::Terminate)), [shutdown(StopCause::Terminate), drain_last(2, GRACE)]);
         assert_eq!(play.wait(), (ms(GRACE), vec![kill(2)]));
     }
 
@@ -764,8 +1022,8 @@ mod stopping {
         play.step(exited(1, Code(1)));
         play.step(exited(2, Code(1)));
         assert_eq!(
-            play.after(100, stop(StopCause::Signal)),
-            [shutdown(StopCause::Signal), stopped(StopCause::Signal, false)]
+            play.after(100, stop(StopCause::Terminate)),
+            [shutdown(StopCause::Terminate), stopped(StopCause::Terminate, false)]
         );
     }
 
@@ -785,11 +1043,11 @@ mod stopping {
     fn the_end_waits_for_a_leaver_too() {
         let mut play = Play::serving(1, Restart::Always);
         play.step(leaving(1));
-        play.step(stop(StopCause::Signal));
+        play.step(stop(StopCause::Terminate));
         assert_eq!(play.step(exited(2, Code(0))), [reaped(2, 0, Code(0), Asked, Next::Stopping)]);
         assert_eq!(
             play.step(exited(1, Code(0))),
-            [reaped(1, 0, Code(0), Asked, Next::Stopping), stopped(StopCause::Signal, false)]
+            [reaped(1, 0, Code(0), Asked, Next::Stopping), stopped(StopCause::Terminate, false)]
         );
     }
 
@@ -803,63 +1061,92 @@ mod stopping {
     #[test]
     fn a_crash_during_the_stop_is_told_and_not_replaced() {
         let mut play = Play::serving(2, Restart::Always);
-        play.step(stop(StopCause::Signal));
+        play.step(stop(StopCause::Terminate));
         assert_eq!(play.step(exited(1, Signal(SIGSEGV))), [reaped(1, 0, Signal(SIGSEGV), Crashed, Next::Stopping)]);
         assert_eq!(
             play.step(exited(2, Code(0))),
-            [reaped(2, 1, Code(0), Asked, Next::Stopping), stopped(StopCause::Signal, false)]
+            [reaped(2, 1, Code(0), Asked, Next::Stopping), stopped(StopCause::Terminate, false)]
         );
     }
 
     #[test]
     fn misbehaviour_during_the_stop_kills_one() {
         let mut play = Play::serving(2, Restart::Always);
-        play.step(stop(StopCause::Signal));
+        play.step(stop(StopCause::Terminate));
         assert_eq!(play.step(misbehaved(1)), [kill(1)]);
         assert_eq!(play.step(exited(1, Signal(SIGKILL))), [reaped(1, 0, Signal(SIGKILL), Misbehaved, Next::Stopping)]);
     }
 
     #[test]
-    fn the_second_signal_kills_at_once() {
-        let mut play = Play::serving(2, Restart::Always);
-        play.step(stop(StopCause::Signal));
-        assert_eq!(play.step(stop(StopCause::Signal)), [kill(1), kill(2)]);
-        assert_eq!(play.step(stop(StopCause::Signal)), NOTHING);
-        play.step(exited(1, Signal(SIGKILL)));
-        assert_eq!(
-            play.step(exited(2, Signal(SIGKILL))),
-            [reaped(2, 1, Signal(SIGKILL), GraceExpired, Next::Stopping), end(Outcome::Killed)]
-        );
+    fn an_interrupt_during_a_stop_kills_at_once_whatever_caused_it() {
+        for cause in CAUSES {
+            let mut play = Play::serving(2, Restart::Always);
+            play.step(stop(cause));
+            assert_eq!(play.step(stop(StopCause::Interrupt)), [kill(1), kill(2)], "{cause:?}");
+            assert_eq!(play.step(stop(StopCause::Interrupt)), NOTHING);
+            play.step(exited(1, Signal(SIGKILL)));
+            let outcome = match cause {
+                StopCause::PrimaryFailed => Outcome::Stopped { cause, forced: true },
+                StopCause::Terminate | StopCause::Interrupt | StopCause::Asked => Outcome::Killed,
+            };
+            assert_eq!(
+                play.step(exited(2, Signal(SIGKILL))),
+                [reaped(2, 1, Signal(SIGKILL), GraceExpired, Next::Stopping), end(outcome)]
+            );
+        }
     }
 
     #[test]
-    fn the_first_signal_does_not_kill_a_cluster_that_stops_for_another_reason() {
-        let mut play = Play::serving(1, Restart::Always);
+    fn an_interrupt_kills_only_what_is_left() {
+        let mut play = Play::serving(3, Restart::Always);
         play.step(stop(StopCause::Asked));
-        assert_eq!(play.step(stop(StopCause::Signal)), NOTHING);
-        assert_eq!(play.step(stop(StopCause::Asked)), NOTHING);
-        assert_eq!(play.step(stop(StopCause::Signal)), [kill(1)]);
+        play.step(exited(1, Code(0)));
+        play.step(misbehaved(2));
+        assert_eq!(play.step(stop(StopCause::Interrupt)), [kill(3)]);
     }
 
     #[test]
-    fn a_failure_of_the_primary_outlives_the_signal() {
+    fn to_terminate_or_to_ask_again_does_nothing() {
+        for cause in CAUSES {
+            let mut play = Play::serving(1, Restart::Always);
+            play.step(stop(cause));
+            for _ in 0..3 {
+                assert_eq!(play.step(stop(StopCause::Terminate)), NOTHING, "{cause:?}");
+                assert_eq!(play.step(stop(StopCause::Asked)), NOTHING, "{cause:?}");
+            }
+            assert_eq!(play.step(exited(1, Code(0)))[1], stopped(cause, false), "the first cause stays");
+        }
+    }
+
+    #[test]
+    fn a_failure_of_the_primary_outlives_the_interrupt() {
         let mut play = Play::serving(1, Restart::Always);
-        play.step(stop(StopCause::Signal));
+        play.step(stop(StopCause::Interrupt));
         assert_eq!(play.step(stop(StopCause::PrimaryFailed)), NOTHING);
-        assert_eq!(play.step(stop(StopCause::Signal)), [kill(1)]);
+        assert_eq!(play.step(stop(StopCause::Interrupt)), [kill(1)]);
         assert_eq!(play.step(exited(1, Signal(SIGKILL)))[1], stopped(StopCause::PrimaryFailed, true));
     }
 
     #[test]
-    fn a_failed_start_keeps_its_outcome_whatever_follows() {
+    fn after_a_failed_start_the_first_interrupt_kills_and_the_outcome_stays() {
         let mut play = Play::new(2, Restart::Always);
         play.step(Event::Start);
         play.step(exited(1, Code(7)));
-        play.step(stop(StopCause::PrimaryFailed));
-        play.step(stop(StopCause::Signal));
-        assert_eq!(play.step(stop(StopCause::Signal)), [kill(2)]);
+        for cause in [StopCause::PrimaryFailed, StopCause::Terminate, StopCause::Asked, StopCause::Terminate] {
+            assert_eq!(play.step(stop(cause)), NOTHING, "{cause:?}");
+        }
+        assert_eq!(play.step(stop(StopCause::Interrupt)), [kill(2)]);
         let exit = Exit { status: Code(7), reason: FailedToStart };
         assert_eq!(play.step(exited(2, Signal(SIGKILL)))[1], end(Outcome::StartFailed { worker: id(1), exit }));
+    }
+
+    #[test]
+    fn after_the_breaker_the_first_interrupt_kills_and_the_outcome_stays() {
+        let mut play = on_the_brink();
+        assert_eq!(play.step(exited(21, Code(1)))[1], Shutdown(ShutdownCause::Breaker));
+        assert_eq!(play.step(stop(StopCause::Terminate)), NOTHING);
+        assert_eq!(play.step(stop(StopCause::Interrupt)), [kill(22)]);
+        assert_eq!(play.step(exited(22, Signal(SIGKILL)))[1], end(Outcome::Breaker));
     }
 
     #[test]
@@ -872,16 +1159,16 @@ mod stopping {
         });
         play.step(Event::Start);
         play.step(ready(1));
-        assert_eq!(play.step(stop(StopCause::Signal)), [shutdown(StopCause::Signal), kill(1)]);
-        assert_eq!(play.step(exited(1, Signal(SIGKILL)))[1], stopped(StopCause::Signal, true));
+        assert_eq!(play.step(stop(StopCause::Terminate)), [shutdown(StopCause::Terminate), kill(1)]);
+        assert_eq!(play.step(exited(1, Signal(SIGKILL)))[1], stopped(StopCause::Terminate, true));
     }
 
     #[test]
     fn a_stop_before_the_start_ends_at_once() {
         let mut play = Play::new(2, Restart::Always);
         assert_eq!(
-            play.step(stop(StopCause::Signal)),
-            [shutdown(StopCause::Signal), stopped(StopCause::Signal, false)]
+            play.step(stop(StopCause::Terminate)),
+            [shutdown(StopCause::Terminate), stopped(StopCause::Terminate, false)]
         );
         assert_eq!(play.step(Event::Start), NOTHING);
     }
@@ -889,10 +1176,11 @@ mod stopping {
     #[test]
     fn nothing_comes_after_the_end() {
         let mut play = Play::serving(1, Restart::Always);
-        play.step(stop(StopCause::Signal));
+        play.step(stop(StopCause::Terminate));
         play.step(exited(1, Code(0)));
         let exit = exited(1, Code(0));
-        for event in [Event::Start, ready(1), leaving(1), misbehaved(1), exit, stop(StopCause::Signal), Event::Tick] {
+        for event in [Event::Start, ready(1), leaving(1), misbehaved(1), exit, stop(StopCause::Terminate), Event::Tick]
+        {
             assert_eq!(play.after(1_000, event), NOTHING);
         }
         assert_eq!(play.supervisor.next_deadline(), None);
@@ -932,7 +1220,7 @@ mod odd_events {
         });
         play.step(Event::Start);
         play.step(ready(1));
-        assert!(matches!(play.step(stop(StopCause::Signal))[..], [Shutdown(_), Drain { last: true, .. }]));
+        assert!(matches!(play.step(stop(StopCause::Terminate))[..], [Shutdown(_), Drain { last: true, .. }]));
     }
 
     #[test]

@@ -34,10 +34,7 @@ fn await_death(primary: &OwnedFd) {
             Ok(_) => return,
             Err(Errno::EINTR) => {}
             // Without the watch the worker might outlive its primary for ever: rather drain and end now.
-            Err(error) => {
-                tracing::error!(%error, "cannot watch the primary; this worker ends within the grace period");
-                return;
-            }
+            Err(_) => return,
         }
     }
 }

@@ -14,14 +14,14 @@ use std::time::Duration;
 
 use tokio::runtime::{Builder, Runtime};
 
-pub(crate) use process::{Phase, Process, draining};
+pub(crate) use process::{Phase, Process, cut, draining};
 
 use crate::boot::Inheritance;
 use crate::config::Settings;
 use crate::control::{Control, FromWorker, Schema, ToWorker};
 use crate::error::exit_code;
-use crate::ipc::{CallError, Lane, Message, NoMessages, Reply, SendError, TrySendError};
-use crate::primary::say;
+use crate::ipc::{CallError, Lane, LaneEnd, Message, NoMessages, Reply, SendError, TrySendError};
+use crate::report::say;
 use crate::run::WorkerMain;
 use crate::{WorkerId, boot};
 
@@ -87,8 +87,8 @@ impl CurrentWorker {
     /// Waits until this worker is to end: the cluster stops, the primary is gone, TERM came, or [`disconnect`](Self::disconnect)
     /// was called.
     ///
-    /// Finish what runs, then return from `main`, within the grace period. A program that never asks for this ends at its next
-    /// `await` once its last connection is closed.
+    /// Finish what runs, then return from `main`, within the grace period. A program that never asks for this, in no task, ends at
+    /// its next `await` once its last connection is closed.
     ///
     /// ```no_run
     /// # async fn f(app: axum::Router) -> std::io::Result<()> {
@@ -201,34 +201,37 @@ impl<Up: Message, Down: Message> std::fmt::Debug for Worker<Up, Down> {
 }
 
 /// How long the last messages may take to reach the kernel after `main` has returned.
-const LAST_WORDS: Duration = Duration::from_secs(1);
+const LAST_WORDS: Duration = Duration::from_secs(5);
 /// How long the listeners of a `main` that does not wait for the shutdown may take to empty their queues.
 const LAST_ACCEPTS: Duration = Duration::from_secs(1);
 
 /// The life of a worker: returns what the user's `main` returns.
 pub(crate) fn live<M: WorkerMain<A>, A>(inherited: Inheritance, settings: &Settings, main: M) -> M::Output {
     boot::name_process();
-    let runtime = build_runtime(settings.threads).unwrap_or_else(|error| give_up(&error));
-    let output = runtime.block_on(async {
+    let runtime = Background::build(settings.threads).unwrap_or_else(|error| give_up(&error));
+    runtime.block_on(async {
         let Inheritance { identity, primary, control, messages } = inherited;
         let control = Control::new(control).unwrap_or_else(|error| give_up(&error));
         let Some(grace) = shake_hands::<M::Up, M::Down>(&control).await else { exit(exit_code::CONFIG.into()) };
         guard::start(primary, grace).unwrap_or_else(|error| give_up(&error));
         let process = Process::start(identity, control, grace).unwrap_or_else(|error| give_up(&error));
         let lane = Lane::new(Arc::default());
-        tokio::spawn(lane.drive(messages.into()));
+        tokio::spawn(leave_if_violated(lane.drive(messages.into()), Arc::clone(&process)));
         let worker = Worker { current: CurrentWorker { process: Arc::clone(&process) }, lane: lane.clone() };
         let output = tokio::select! {
             output = main.start(worker) => Some(output),
             () = nothing_left_to_do(&process) => None,
         };
+        process.say_last();
         lane.close();
-        _ = tokio::time::timeout(LAST_WORDS, lane.flush()).await;
+        tokio::select! {
+            () = lane.flush() => {}
+            () = give_up_flushing(&process) => {
+                tracing::warn!("the primary does not take this worker's last messages; they are lost");
+            }
+        }
         output.unwrap_or_else(|| exit(0))
-    });
-    // Not by dropping it: that would wait for blocking tasks, which nobody can end.
-    runtime.shutdown_background();
-    output
+    })
 }
 
 /// Completes when the worker drains, `main` is not known to wait for that, and the last connection is closed.
@@ -241,6 +244,19 @@ async fn nothing_left_to_do(process: &Process) {
     if process.is_main_to_end() {
         std::future::pending::<()>().await;
     }
+}
+
+/// A worker that cannot understand what it is sent is of no use; its replacement may be.
+async fn leave_if_violated(driving: impl Future<Output = LaneEnd>, process: Arc<Process>) {
+    if let LaneEnd::Violation(text) = driving.await {
+        say(format_args!("worker {} leaves, as its messages cannot be read: {text}", process.identity().worker));
+        process.leave();
+    }
+}
+
+async fn give_up_flushing(process: &Process) {
+    // One that was told to go has its end fixed; then it is to exit by itself, and not to be killed.
+    _ = tokio::time::timeout(LAST_WORDS, cut(process.phase())).await;
 }
 
 /// Says hello and hears the welcome; `None` when the primary is gone or refuses this build.
@@ -256,9 +272,28 @@ async fn shake_hands<Up: Message, Down: Message>(control: &Control) -> Option<Du
     }
 }
 
-fn build_runtime(threads: usize) -> std::io::Result<Runtime> {
-    let mut builder = if threads == 1 { Builder::new_current_thread() } else { Builder::new_multi_thread() };
-    builder.worker_threads(threads).enable_all().build()
+/// A runtime whose end does not wait for blocking tasks, which nobody can end: neither when `main` returns nor when it panics.
+struct Background(Option<Runtime>);
+
+impl Background {
+    fn build(threads: usize) -> std::io::Result<Self> {
+        let mut builder = if threads == 1 { Builder::new_current_thread() } else { Builder::new_multi_thread() };
+        Ok(Self(Some(builder.worker_threads(threads).enable_all().build()?)))
+    }
+}
+
+impl Deref for Background {
+    type Target = Runtime;
+
+    fn deref(&self) -> &Runtime {
+        self.0.as_ref().expect("it is taken by drop only")
+    }
+}
+
+impl Drop for Background {
+    fn drop(&mut self) {
+        self.0.take().expect("it is taken here only").shutdown_background();
+    }
 }
 
 fn give_up(error: &std::io::Error) -> ! {

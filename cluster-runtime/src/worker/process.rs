@@ -1,6 +1,7 @@
 //! The worker process as the runtime sees it: one per process, reachable from anywhere in it.
 
 use std::collections::HashMap;
+use std::future::pending;
 use std::io;
 use std::net::SocketAddr;
 use std::os::fd::OwnedFd;
@@ -10,11 +11,12 @@ use std::time::Duration;
 
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::{Notify, oneshot, watch};
-use tokio::time::Instant;
+use tokio::time::{Instant, sleep_until};
 
 use crate::boot::Identity;
 use crate::control::{Control, FromWorker, PortRequest, ToWorker};
 use crate::listen::Tally;
+use crate::os;
 
 /// Where the worker stands in its life, as far as its own code must know.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -48,12 +50,15 @@ pub(crate) struct Process {
 }
 
 /// What the user's program listens on and is about to.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 struct Ports {
     claimed: Vec<PortRequest>,
-    /// By request number; dropping the sender tells the waiter that the primary is gone.
-    awaited: HashMap<u64, oneshot::Sender<io::Result<(OwnedFd, SocketAddr)>>>,
+    /// By request number. `None` once the primary is gone: dropping the senders tells whoever waits.
+    awaited: Option<HashMap<u64, Answer>>,
 }
+
+/// Where the answer to a request for a port goes.
+type Answer = oneshot::Sender<io::Result<(OwnedFd, SocketAddr)>>;
 
 struct ControlHandle(Control);
 
@@ -89,11 +94,14 @@ impl Process {
             ready: AtomicBool::new(false),
             leaving: AtomicBool::new(false),
             say: Notify::new(),
-            ports: Mutex::default(),
+            ports: Mutex::new(Ports { claimed: Vec::new(), awaited: Some(HashMap::new()) }),
             requests: AtomicU64::new(0),
             streams: Arc::default(),
             listeners: Arc::default(),
         });
+        if os::was_terminated() {
+            process.leave();
+        }
         tokio::spawn(attend(Arc::clone(&process), terminate));
         Ok(Arc::clone(CURRENT.get_or_init(|| process)))
     }
@@ -124,12 +132,21 @@ impl Process {
         }
     }
 
-    /// Begins to drain without having been asked to.
+    /// Leaves without having been asked to. The primary answers with the order to drain, as only it knows whether somebody takes
+    /// the accept queue over: TERM may have gone to all processes at once.
     pub(crate) fn leave(&self) {
         if !self.is_draining() && !self.leaving.swap(true, Ordering::Relaxed) {
             self.say.notify_one();
-            // A successor takes the queue over.
-            self.drain(self.grace, false);
+        }
+    }
+
+    /// Says what is still to be said when nothing runs any more that would.
+    pub(super) fn say_last(&self) {
+        for (is_due, what) in [(&self.ready, FromWorker::Ready), (&self.leaving, FromWorker::Leaving)] {
+            if is_due.load(Ordering::Relaxed) {
+                // The primary passes over what it has heard before, and one that is gone needs no word.
+                _ = self.control.0.send_now(&what, &[]);
+            }
         }
     }
 
@@ -172,10 +189,11 @@ impl Process {
     pub(crate) async fn request_port(&self, port: PortRequest) -> io::Result<(OwnedFd, SocketAddr)> {
         let request = self.requests.fetch_add(1, Ordering::Relaxed);
         let (answer, answered) = oneshot::channel();
-        self.ports().awaited.insert(request, answer);
-        if self.is_draining() {
+        // One that drains as the last still gets its shard: there may be connections in it that nobody else would serve.
+        if let Phase::Draining { last: false, .. } = *self.phase.borrow() {
             return Err(too_late());
         }
+        self.ports().awaited.as_mut().ok_or_else(too_late)?.insert(request, answer);
         self.control.0.send(&FromWorker::Listen { request, port }).await.map_err(|_| too_late())?;
         answered.await.unwrap_or_else(|_| Err(too_late()))
     }
@@ -202,7 +220,8 @@ impl Process {
                     (Ok(_), None) => Err(io::Error::other("the socket did not come along")),
                     (Err(errno), _) => Err(io::Error::from_raw_os_error(errno)),
                 };
-                if let Some(waiter) = self.ports().awaited.remove(&request) {
+                let waiter = self.ports().awaited.as_mut().and_then(|awaited| awaited.remove(&request));
+                if let Some(waiter) = waiter {
                     // A waiter that was cancelled has no use for the socket; it is closed here.
                     _ = waiter.send(answer);
                 }
@@ -224,6 +243,27 @@ pub(crate) async fn draining(mut phase: watch::Receiver<Phase>) {
     _ = phase.wait_for(|phase| *phase != Phase::Running).await;
 }
 
+/// Completes when what is still open must be cut.
+pub(crate) async fn cut(mut phase: watch::Receiver<Phase>) {
+    loop {
+        let time = match *phase.borrow_and_update() {
+            Phase::Running => None,
+            Phase::Draining { cut, .. } => Some(cut),
+        };
+        let due = async {
+            match time {
+                Some(time) => sleep_until(time).await,
+                None => pending().await,
+            }
+        };
+        tokio::select! {
+            () = due => return,
+            // The drain begins, or a second order shortens its time. The sender lives as long as the process.
+            _ = phase.changed() => {}
+        }
+    }
+}
+
 /// Speaks with the primary until it is gone, and drains then.
 async fn attend(process: Arc<Process>, mut terminate: Signal) {
     loop {
@@ -240,19 +280,29 @@ async fn attend(process: Arc<Process>, mut terminate: Signal) {
             },
         }
     }
-    process.ports().awaited.clear();
     process.drain(process.grace, true);
+    process.ports().awaited = None;
 }
 
 /// Says what there is to say. Readiness comes first: a worker may be ready and leave in one breath.
-async fn say(process: &Process) {
+async fn say(process: &Arc<Process>) {
     if process.ready.load(Ordering::Relaxed) {
         process.tell(FromWorker::Ready).await;
     }
     if process.leaving.load(Ordering::Relaxed) {
         process.tell(FromWorker::Leaving).await;
+        tokio::spawn(drain_unasked(Arc::clone(process)));
     }
 }
+
+/// A primary that does not answer a worker that wants to leave is stopped, or busy beyond measure.
+async fn drain_unasked(process: Arc<Process>) {
+    tokio::time::sleep(PATIENCE).await;
+    process.drain(process.grace, false);
+}
+
+/// How long a worker that leaves waits for the order to drain.
+const PATIENCE: Duration = Duration::from_secs(1);
 
 /// What is cut, is cut a little before the primary would kill, so that the worker can still end by itself.
 fn margin(grace: Duration) -> Duration {

@@ -48,11 +48,12 @@ fn number_from(variable: &str) -> Option<u64> {
 }
 
 /// What the walk must have met.
-const SIGHTS: [&str; 25] = [
+const SIGHTS: [&str; 33] = [
     "all ready",
     "asked",
     "breaker",
     "breaker held by one that serves",
+    "breaker held by past service",
     "crashed",
     "crashed while draining",
     "failed to start",
@@ -60,8 +61,14 @@ const SIGHTS: [&str; 25] = [
     "finished, all, failed",
     "finished, all, well",
     "grace expired",
-    "killed by the second signal",
+    "interrupted after a failed start",
+    "interrupted after the breaker",
+    "interrupted, and the primary failed",
+    "killed by an interrupt",
+    "lasting end spared by the breaker",
     "leaver in its seat",
+    "left again too soon",
+    "left after long service",
     "left while starting",
     "longest pause",
     "misbehaved",
@@ -72,6 +79,7 @@ const SIGHTS: [&str; 25] = [
     "stopped",
     "stopped by a failed primary",
     "stopped by force",
+    "terminated again",
     "told again that it is the last",
     "two in a slot",
 ];
@@ -215,7 +223,7 @@ impl Walk {
             2 => to_deadline,
             3 => to_deadline - to_deadline.min(Duration::from_nanos(1)),
             4 => to_deadline + ms(self.dice.below(500)),
-            5 => self.dice.pick(&[ms(9_999), ms(10_000), ms(60_000)]),
+            5 => self.dice.pick(&[ms(9_999), ms(10_000), ms(60_000), ms(900_000)]),
             _ => ms(self.dice.below(100_000)),
         };
     }
@@ -252,7 +260,13 @@ impl Walk {
     }
 
     fn any_stop(&mut self) -> Event {
-        stop(self.dice.pick(&[StopCause::Signal, StopCause::Signal, StopCause::Asked, StopCause::PrimaryFailed]))
+        stop(self.dice.pick(&[
+            StopCause::Terminate,
+            StopCause::Terminate,
+            StopCause::Interrupt,
+            StopCause::Asked,
+            StopCause::PrimaryFailed,
+        ]))
     }
 
     /// News of a worker that is gone, is not there yet, or never will be.
@@ -272,6 +286,12 @@ impl Walk {
 
     /// Everything fails as fast as it can, until the breaker is about to trip: then one may come up and serve.
     fn storm(&mut self) {
+        // Whether the first of them end while others still serve decides who is the last that the breaker takes.
+        if self.dice.one_in(2) {
+            for worker in self.shadow.workers.keys().copied().collect::<Vec<_>>() {
+                self.step(misbehaved(worker));
+            }
+        }
         for worker in self.shadow.workers.keys().copied().collect::<Vec<_>>() {
             self.step(exited(worker, Code(1)));
         }
@@ -279,7 +299,13 @@ impl Walk {
             let restless = self.shadow.workers.iter().find(|(_, known)| known.state() == State::Starting);
             let is_close = self.shadow.unasked.len() + 2 >= 10 * self.shadow.settings.slots;
             match (restless.map(|(&worker, _)| worker), self.shadow.next_deadline()) {
-                _ if self.shadow.stopping.is_some() => break,
+                _ if self.shadow.stopping.is_some() => {
+                    for _ in 0..self.dice.below(6) {
+                        let event = self.any_stop();
+                        self.step(event);
+                    }
+                    break;
+                }
                 (Some(worker), _) if is_close && self.dice.one_in(3) => self.step(ready(worker)),
                 (Some(worker), _) => self.step(exited(worker, Code(1))),
                 (None, Some(deadline)) => {
@@ -287,7 +313,12 @@ impl Walk {
                     self.step(Event::Tick);
                 }
                 (None, None) => match self.any_worker() {
-                    Some(worker) => self.step(exited(worker, Code(1))),
+                    Some(worker) => {
+                        if self.dice.one_in(2) {
+                            self.now += self.dice.pick(&[ms(9_999), ms(10_000)]);
+                        }
+                        self.step(exited(worker, Code(1)));
+                    }
                     None => break,
                 },
             }
@@ -359,8 +390,10 @@ struct Shadow {
     workers: BTreeMap<u64, Known>,
     last_id: u64,
     slots: Vec<Place>,
-    /// Every unasked end ever that called for a replacement.
+    /// Every unasked end ever that called for a replacement: of a worker that had not served for long, when nobody else did.
     unasked: Vec<Instant>,
+    /// The others, which nobody is to be blamed for.
+    spared: Vec<Instant>,
     started: bool,
     all_ready: bool,
     stopping: Option<Stopping>,
@@ -460,6 +493,7 @@ impl Shadow {
             last_id: 0,
             slots: vec![Place::default(); settings.slots],
             unasked: Vec::new(),
+            spared: Vec::new(),
             started: false,
             all_ready: false,
             stopping: None,
@@ -588,15 +622,26 @@ impl Shadow {
             (Restart::Always | Restart::OnFailure, _) => {}
         }
         if !asked {
-            self.unasked.push(now);
-            let recent = self.unasked.iter().filter(|&&end| now - end <= ms(60_000)).count();
-            let is_too_many = recent > 10 * self.settings.slots;
-            if is_too_many && !self.serves() {
+            let limit = 10 * self.settings.slots;
+            let recent = |ends: &[Instant]| ends.iter().filter(|&&end| now - end <= ms(900_000)).count();
+            let has_served_long = known.served.is_some_and(|served| served >= ms(10_000));
+            if self.serves() || has_served_long {
+                self.spared.push(now);
+            } else {
+                self.unasked.push(now);
+            }
+            if recent(&self.unasked) > limit {
                 self.owed_shutdown = Some(ShutdownCause::Breaker);
                 return;
             }
-            if is_too_many {
-                self.seen.insert("breaker held by one that serves");
+            if recent(&self.unasked) + recent(&self.spared) > limit {
+                self.seen.insert(if self.serves() {
+                    "breaker held by one that serves"
+                } else if has_served_long {
+                    "lasting end spared by the breaker"
+                } else {
+                    "breaker held by past service"
+                });
             }
         }
         self.pay(now, worker, known.slot, known.ready.is_some(), known.served, asked);
@@ -619,15 +664,22 @@ impl Shadow {
         const PAUSES: [u64; 11] = [0, 100, 200, 400, 800, 1_600, 3_200, 6_400, 12_800, 25_600, 30_000];
         let place = &mut self.slots[slot];
         place.paid = worker;
-        if served.is_some_and(|served| served >= ms(10_000)) {
+        let has_served_long = served.is_some_and(|served| served >= ms(10_000));
+        if has_served_long {
             if place.failures > 1 {
                 self.seen.insert("pause reset");
             }
             place.failures = 0;
         }
         let pause = match (ready, asked) {
-            (true, true) => 0,
-            (true, false) => {
+            (true, true) if has_served_long => {
+                self.seen.insert("left after long service");
+                0
+            }
+            (true, _) => {
+                if asked && place.failures > 0 {
+                    self.seen.insert("left again too soon");
+                }
                 place.failures += 1;
                 PAUSES[(place.failures - 1).min(10)]
             }
@@ -648,8 +700,18 @@ impl Shadow {
             return self.begin_stop(now);
         };
         stopping.stops.push(cause);
-        let signals = stopping.stops.iter().filter(|&&cause| cause == StopCause::Signal).count();
-        if cause == StopCause::Signal && signals > 1 {
+        if cause == StopCause::Terminate {
+            self.seen.insert("terminated again");
+        }
+        if cause == StopCause::Interrupt && self.workers.values().any(|known| known.killed.is_none()) {
+            match stopping.cause {
+                ShutdownCause::StartFailed { .. } => _ = self.seen.insert("interrupted after a failed start"),
+                ShutdownCause::Breaker => _ = self.seen.insert("interrupted after the breaker"),
+                ShutdownCause::Stop(StopCause::PrimaryFailed) => {
+                    self.seen.insert("interrupted, and the primary failed");
+                }
+                ShutdownCause::Stop(_) => {}
+            }
             for known in self.workers.values_mut().filter(|known| known.killed.is_none()) {
                 known.condemned = Some(GraceExpired);
             }
@@ -791,8 +853,9 @@ impl Shadow {
             ShutdownCause::StartFailed { worker, exit } => Outcome::StartFailed { worker, exit },
             ShutdownCause::Breaker => Outcome::Breaker,
             ShutdownCause::Stop(first) => {
-                let signals = stopping.stops.iter().enumerate().filter(|(_, cause)| **cause == StopCause::Signal);
-                let killed = signals.map(|(index, _)| index).nth(1);
+                // The stop that came first is graceful, whatever it was.
+                let interrupted = |(index, cause): (usize, &StopCause)| index > 0 && *cause == StopCause::Interrupt;
+                let killed = stopping.stops.iter().enumerate().position(interrupted);
                 let failed = stopping.stops.iter().position(|cause| *cause == StopCause::PrimaryFailed);
                 let forced = stopping.forced;
                 match (failed, killed) {
@@ -810,7 +873,7 @@ impl Shadow {
             Outcome::Stopped { forced: true, .. } => "stopped by force",
             Outcome::Stopped { cause: StopCause::PrimaryFailed, .. } => "stopped by a failed primary",
             Outcome::Stopped { .. } => "stopped",
-            Outcome::Killed => "killed by the second signal",
+            Outcome::Killed => "killed by an interrupt",
             Outcome::StartFailed { .. } => "start failed",
             Outcome::Breaker => "breaker",
             Outcome::AllFinished { failed: true } => "finished, all, failed",

@@ -1,0 +1,108 @@
+//! What workers say on the control lane, and what they are answered.
+
+use std::io;
+use std::os::fd::AsFd as _;
+use std::sync::Arc;
+
+use tracing::Level;
+
+use super::function::Notice;
+use super::{MemberLane, Shell, Stop};
+use crate::WorkerId;
+use crate::control::{FromWorker, PortRequest, Schema, ToWorker};
+use crate::listen::Address;
+use crate::supervisor::{self, State};
+
+impl Shell {
+    pub(super) fn heard(&mut self, worker: WorkerId, packet: FromWorker) -> Option<supervisor::Event> {
+        let member = self.fleet.get(&worker)?;
+        match (&member.lane, packet) {
+            (MemberLane::Kept(_), FromWorker::Hello { up, down }) => self.greet(worker, &up, &down),
+            (MemberLane::Kept(_), _) => self.misbehaved(worker, "it spoke before it said hello"),
+            (MemberLane::HandedOver, FromWorker::Hello { .. }) => self.misbehaved(worker, "it said hello twice"),
+            (MemberLane::HandedOver, FromWorker::Listen { request, port }) => self.listen(worker, request, port),
+            (MemberLane::HandedOver, FromWorker::Ready) => {
+                if self.state_of(worker) == Some(State::Starting) {
+                    self.reporter.worker(Level::INFO, member.identity, Some(member.pid), "ready");
+                    self.unsent.push(Notice::Ready(worker));
+                }
+                Some(supervisor::Event::Ready(worker))
+            }
+            (MemberLane::HandedOver, FromWorker::Leaving) => Some(supervisor::Event::Leaving(worker)),
+            (MemberLane::HandedOver, FromWorker::Drained(address)) => {
+                // Only where nobody comes after it; elsewhere a successor wants the queue.
+                if member.drains_last {
+                    self.registry.close(member.identity.slot, address);
+                }
+                None
+            }
+        }
+    }
+
+    /// Tells off a worker that broke the protocol on one of its lanes.
+    pub(super) fn misbehaved(&mut self, worker: WorkerId, text: &str) -> Option<supervisor::Event> {
+        let member = self.fleet.get(&worker)?;
+        // What it still says before it is gone is as wrong as what it has said.
+        if self.state_of(worker) == Some(State::Killed) {
+            return None;
+        }
+        let text = format_args!("broke the protocol and is killed: {text}");
+        self.reporter.worker(Level::ERROR, member.identity, Some(member.pid), text);
+        Some(supervisor::Event::Misbehaved(worker))
+    }
+
+    /// Lets the worker in if its build has the same messages.
+    fn greet(&mut self, worker: WorkerId, up: &Schema, down: &Schema) -> Option<supervisor::Event> {
+        let pairs = [(&self.schemas.0, up), (&self.schemas.1, down)];
+        let difference = pairs.into_iter().find(|(ours, theirs)| ours != theirs).map(|(ours, theirs)| {
+            format!(
+                "its message type {} ({}) differs from the primary's {} ({}): it is of another build",
+                theirs.name, theirs.fingerprint, ours.name, ours.fingerprint
+            )
+        });
+        if let Some(text) = difference {
+            _ = self.fleet.get(&worker)?.control.send_now(&ToWorker::Refused, &[]);
+            return self.misbehaved(worker, &text);
+        }
+        let member = self.fleet.get_mut(&worker)?;
+        let sent = member.control.send_now(&ToWorker::Welcome { grace: self.settings.grace }, &[]);
+        if let MemberLane::Kept(lane) = std::mem::replace(&mut member.lane, MemberLane::HandedOver) {
+            self.unsent.push(Notice::Online(worker, lane));
+        }
+        self.check_sent(worker, &sent)
+    }
+
+    fn listen(&mut self, worker: WorkerId, request: u64, port: PortRequest) -> Option<supervisor::Event> {
+        let member = self.fleet.get_mut(&worker)?;
+        let control = Arc::clone(&member.control);
+        let shard = match self.stop {
+            Stop::No => self.registry.listen(member.identity.slot, port),
+            Stop::Until { .. } => self.registry.find(member.identity.slot, port),
+        };
+        let sent = match shard {
+            Ok((address, socket)) => {
+                let answer = ToWorker::Listening { request, outcome: Ok(address) };
+                let sent = control.send_now(&answer, &[socket.as_fd()]);
+                if member.ports.insert(address) {
+                    self.unsent.push(Notice::Listening(worker, Address::Tcp(address)));
+                }
+                sent
+            }
+            Err(error) => {
+                let errno = error.raw_os_error().unwrap_or(libc::EIO);
+                control.send_now(&ToWorker::Listening { request, outcome: Err(errno) }, &[])
+            }
+        };
+        self.check_sent(worker, &sent)
+    }
+
+    /// A worker that does not read a handful of small packets will not read more either. One that is gone is reaped soon.
+    fn check_sent(&mut self, worker: WorkerId, sent: &io::Result<()>) -> Option<supervisor::Event> {
+        match sent {
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
+                self.misbehaved(worker, "it does not read its control lane")
+            }
+            Ok(()) | Err(_) => None,
+        }
+    }
+}

@@ -1,0 +1,88 @@
+//! What the operator is told, and the exit code that says it too.
+
+use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::time::Duration;
+
+use nix::unistd::Pid;
+use tracing::Level;
+
+use super::Shell;
+use crate::boot::Identity;
+use crate::error::exit_code;
+use crate::supervisor::{Next, Outcome, ShutdownCause, StopCause};
+use crate::{Exit, ExitReason};
+
+impl Shell {
+    pub(super) fn tell_all_ready(&mut self) {
+        let workers = match self.settings.workers {
+            1 => "1 worker".to_owned(),
+            count => format!("{count} workers"),
+        };
+        let addresses = self.registry.addresses();
+        let list: Vec<_> = addresses.iter().map(|(address, _)| address.to_string()).collect();
+        let place = if list.is_empty() { String::new() } else { format!(" on {}", list.join(", ")) };
+        let hint = match addresses.iter().find(|(_, http)| *http) {
+            Some((address, _)) => format!("; try: curl http://{}/", reachable(*address)),
+            None => String::new(),
+        };
+        self.reporter.cluster(Level::INFO, format_args!("{workers} ready{place}{hint}"));
+    }
+
+    pub(super) fn tell_exit(&mut self, who: Identity, pid: Option<Pid>, exit: Exit, next: Next) {
+        let level = if exit.reason == ExitReason::Asked { Level::INFO } else { Level::WARN };
+        let text = match next {
+            Next::Restart { after: Duration::ZERO } => format!("{exit}; restarted at once"),
+            Next::Restart { after } => format!("{exit}; restarted in {after:?}"),
+            Next::Taken | Next::Stopping => exit.to_string(),
+            Next::Empty => format!("{exit}; not restarted"),
+        };
+        self.reporter.worker(level, who, pid, text);
+    }
+
+    pub(super) fn tell_shutdown(&mut self, cause: ShutdownCause) {
+        match cause {
+            ShutdownCause::Stop(_) => {
+                let grace = self.settings.grace;
+                self.reporter.cluster(Level::INFO, format_args!("stopping within {grace:?}; Ctrl-C kills at once"));
+            }
+            ShutdownCause::StartFailed { .. } => {
+                let text = "a worker failed before it was ever ready, so the cluster stops";
+                self.reporter.cluster(Level::ERROR, text);
+            }
+            ShutdownCause::Breaker => {
+                let text = "workers keep failing and none is serving, so the cluster gives up";
+                self.reporter.cluster(Level::ERROR, text);
+            }
+        }
+    }
+
+    pub(super) fn tell_outcome(&mut self, outcome: Outcome) -> u8 {
+        let (code, level, text) = match outcome {
+            // Why it stopped is told already.
+            Outcome::StartFailed { .. } => return exit_code::START_FAILED,
+            Outcome::Breaker => return exit_code::WORKERS_FAILED,
+            Outcome::Stopped { cause: StopCause::PrimaryFailed, .. } => return exit_code::PRIMARY_FAILED,
+            Outcome::Stopped { forced: true, .. } => {
+                (exit_code::GRACE_EXPIRED, Level::WARN, "stopped, but workers had to be killed")
+            }
+            Outcome::Stopped { forced: false, .. } => (exit_code::STOPPED, Level::INFO, "stopped"),
+            Outcome::Killed => (exit_code::INTERRUPTED, Level::WARN, "killed by Ctrl-C during the stop"),
+            Outcome::AllFinished { failed: true } => {
+                (exit_code::WORKERS_FAILED, Level::ERROR, "no worker is left, and the last of a slot failed")
+            }
+            Outcome::AllFinished { failed: false } => (exit_code::STOPPED, Level::INFO, "every worker has finished"),
+        };
+        self.reporter.cluster(level, text);
+        code
+    }
+}
+
+/// An address that a client on this machine can use.
+fn reachable(address: SocketAddr) -> SocketAddr {
+    let ip = match address {
+        SocketAddr::V4(v4) if v4.ip().is_unspecified() => Ipv4Addr::LOCALHOST.into(),
+        SocketAddr::V6(v6) if v6.ip().is_unspecified() => Ipv6Addr::LOCALHOST.into(),
+        SocketAddr::V4(_) | SocketAddr::V6(_) => address.ip(),
+    };
+    SocketAddr::new(ip, address.port())
+}
