@@ -1,6 +1,9 @@
 //! A worker dies: what its clients, its siblings and its queue notice of it.
 
 use std::collections::BTreeSet;
+use std::io::Write as _;
+
+use nix::fcntl::{FcntlArg, OFlag, fcntl};
 
 use support::http::{self, Connection};
 use support::load::Load;
@@ -125,6 +128,57 @@ fn a_worker_that_leaves_finishes_its_requests_and_is_replaced_meanwhile() {
     assert_eq!(http::body(address, "/disconnect"), "2");
     cluster.wait_for("Exited(WorkerId(2), Exit { status: Code(0), reason: Asked })");
     assert_eq!(who(address).id, 3);
+}
+
+/// TERM may come to a worker that has just been spawned: it is replaced, and never taken for one that failed to start.
+#[test]
+fn term_to_a_worker_that_is_starting_does_not_end_the_cluster() {
+    for _ in 0..10 {
+        let mut cluster = Cluster::of(WEB).workers(2).start();
+        for worker in cluster.wait_for_workers(2) {
+            send(worker, Signal::SIGTERM);
+        }
+        let address = cluster.wait_ready();
+        assert_eq!(http::get(address, "/who").unwrap().status, 200);
+        cluster.signal(Signal::SIGTERM);
+        cluster.expect_exit(0);
+    }
+}
+
+/// A slot that stays empty must not swallow its share of the connections.
+#[test]
+fn clients_are_served_by_the_rest_when_a_worker_is_not_replaced() {
+    let mut cluster = Cluster::of(WEB).workers(2).env("CLUSTER_RESTART", "never").start();
+    let address = cluster.wait_ready();
+    let leaver = who(address);
+    send(leaver.pid, Signal::SIGTERM);
+    cluster.wait_for("reason: Asked");
+    for _ in 0..50 {
+        assert_ne!(who(address).id, leaver.id);
+    }
+    let killed = who(address);
+    send(killed.pid, Signal::SIGKILL);
+    cluster.expect_exit(4);
+}
+
+#[test]
+fn a_cluster_whose_stderr_nobody_reads_goes_on() {
+    let (reader, writer) = std::io::pipe().unwrap();
+    // Filled to the last byte, so that the next one who writes waits for ever.
+    let filler = writer.try_clone().unwrap();
+    fcntl(&filler, FcntlArg::F_SETFL(OFlag::O_NONBLOCK)).unwrap();
+    while (&filler).write(&[b'.'; 4096]).is_ok() {}
+    while (&filler).write(b".").is_ok() {}
+    fcntl(&filler, FcntlArg::F_SETFL(OFlag::empty())).unwrap();
+    let mut cluster = Cluster::of(WEB).workers(2).with(|command| _ = command.stderr(writer)).start();
+    cluster.wait_for("Ready(");
+    cluster.wait_for("Ready(");
+    let victim = *cluster.wait_for_workers(2).first().unwrap();
+    send(victim, Signal::SIGKILL);
+    cluster.wait_for("Ready(WorkerId(3))");
+    cluster.signal(Signal::SIGTERM);
+    cluster.expect_exit(0);
+    drop(reader);
 }
 
 /// A worker that keeps crashing after it was ready is held back more and more, and still comes back.

@@ -1,7 +1,7 @@
 //! Workers listen: one port for all, every way to serve on it, and every way in which it can be refused.
 
 use std::collections::BTreeSet;
-use std::io::Read as _;
+use std::io::{Read as _, Write as _};
 use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::process::Command;
 
@@ -190,7 +190,7 @@ fn an_address_that_cannot_be_read_or_is_not_ours_is_refused_with_its_kind() {
     for (address, told) in [
         ("3000", "InvalidInput"),
         ("127.0.0.1:99999", "InvalidInput"),
-        ("nowhere.invalid:80", "InvalidInput"),
+        ("nowhere.invalid:80", "failed to lookup address"),
         ("192.0.2.1:80", "AddrNotAvailable"),
     ] {
         let mut cluster = sockets("stubborn").env("ADDR", address).start();
@@ -223,6 +223,33 @@ fn a_connection_that_sends_no_request_is_closed_after_the_header_timeout() {
     let mut idle = Connection::open(address).unwrap();
     idle.get("/").unwrap();
     idle.rest().unwrap();
+}
+
+/// The server has long answered; the client still reads.
+#[test]
+fn an_answer_is_not_cut_because_its_client_is_slow_to_read() {
+    let mut cluster = sockets("heavy").start();
+    let address = cluster.wait_ready();
+    let mut slow = TcpStream::connect(address).unwrap();
+    slow.write_all(b"GET / HTTP/1.1\r\nhost: test\r\nconnection: close\r\n\r\n").unwrap();
+    let mut received = 0;
+    let mut part = vec![0; 512 << 10];
+    loop {
+        match slow.read(&mut part).unwrap() {
+            0 => break,
+            count => received += count,
+        }
+        // All in all, this takes several times the header timeout.
+        http::get(address, "/nap").unwrap();
+    }
+    assert!(received > 32 << 20, "{received}");
+}
+
+#[test]
+fn a_worker_that_panics_ends_although_a_blocking_task_runs() {
+    let mut cluster = sockets("panics-beside-a-task").start();
+    cluster.wait_for("while a blocking task runs");
+    cluster.expect_exit(3);
 }
 
 #[test]

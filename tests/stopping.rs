@@ -35,6 +35,69 @@ fn term_under_load(start: impl Fn(SocketAddr, usize, &'static str) -> Load) {
     TcpListener::bind(address).expect("the port is free");
 }
 
+/// What a service manager does to a control group, and `pkill` to a name.
+#[test]
+fn term_for_all_processes_at_once_cuts_no_request() {
+    for primary_first in [true, false] {
+        let mut cluster = Cluster::of(WEB).workers(4).start();
+        let address = cluster.wait_ready();
+        let load = Load::start(address, 16, "/slow/2");
+        cluster.wait_until("requests to be served", |_| (load.served() > 500).then_some(()));
+        let workers = cluster.wait_for_workers(4);
+        if primary_first {
+            cluster.signal(Signal::SIGTERM);
+        }
+        workers.into_iter().for_each(|worker| send(worker, Signal::SIGTERM));
+        if !primary_first {
+            cluster.signal(Signal::SIGTERM);
+        }
+        cluster.expect_exit(0);
+        let (_, failures) = load.stop();
+        let cut: Vec<_> = failures.iter().filter(|failure| failure.was_accepted).collect();
+        assert!(cut.is_empty(), "{cut:?}");
+    }
+}
+
+/// The worker is killed, and the stop comes before its replacement has come to listen.
+#[test]
+fn connections_that_wait_for_a_replacement_are_served_also_if_the_cluster_stops_meanwhile() {
+    let mut cluster = Cluster::of(WEB).workers(2).start();
+    let address = cluster.wait_ready();
+    let victim = who(address).pid;
+    send(victim, Signal::SIGSTOP);
+    let mut waiting: Vec<Connection> = (0..100).map(|_| Connection::open(address).unwrap()).collect();
+    for connection in &mut waiting {
+        connection.send_get("/who").unwrap();
+    }
+    send(victim, Signal::SIGKILL);
+    cluster.wait_for("Forked(WorkerId(3))");
+    cluster.signal(Signal::SIGTERM);
+    for connection in &mut waiting {
+        connection.answer().expect("somebody serves it");
+    }
+    cluster.expect_exit(0);
+}
+
+#[test]
+fn a_closed_terminal_stops_the_cluster() {
+    let terminal = nix::pty::openpty(None, None).unwrap();
+    let mut cluster = Cluster::of(WEB).workers(1).with(|command| _ = command.stdin(terminal.slave)).start();
+    cluster.wait_ready();
+    drop(terminal.master);
+    cluster.signal(Signal::SIGHUP);
+    cluster.expect_exit(0);
+}
+
+#[test]
+fn a_hang_up_without_a_terminal_is_ignored_and_said_so() {
+    let mut cluster = Cluster::of(WEB).workers(1).start();
+    cluster.wait_ready();
+    cluster.signal(Signal::SIGHUP);
+    cluster.wait_for("HUP has no meaning in this version and is ignored");
+    cluster.signal(Signal::SIGTERM);
+    cluster.expect_exit(0);
+}
+
 #[test]
 fn a_request_that_runs_is_finished_and_newcomers_are_refused_meanwhile() {
     let mut cluster = Cluster::of(WEB).workers(2).start();

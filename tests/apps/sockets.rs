@@ -31,11 +31,27 @@ async fn program() -> cluster::Result {
         Some("stubborn") => stubborn().await,
         Some("impatient") => Http::new().header_timeout(Duration::from_millis(200)).serve(address(), app()).await,
         Some("upgrade") => cluster::serve(address(), Router::new().route("/upgrade", get(upgrade))).await,
+        Some("heavy") => {
+            let nap = || async { tokio::time::sleep(Duration::from_millis(50)).await };
+            let app = Router::new().route("/", get(|| async { vec![b'x'; HEAVY] })).route("/nap", get(nap));
+            Http::new().header_timeout(Duration::from_millis(700)).serve(address(), app).await
+        }
+        Some("panics-beside-a-task") => panics_beside_a_task().await,
         Some("quiet") => quiet().await,
         Some("idle") => idle().await,
         Some("parent") => parent().await,
         other => Err(format!("no program {other:?}").into()),
     }
+}
+
+/// More than all buffers between a server and its client hold.
+const HEAVY: usize = 32 << 20;
+
+/// What runs on a blocking thread cannot be ended; the worker must not wait for it.
+async fn panics_beside_a_task() -> cluster::Result {
+    tokio::task::spawn_blocking(std::thread::park);
+    tokio::task::yield_now().await;
+    panic!("while a blocking task runs")
 }
 
 fn address() -> String {

@@ -96,6 +96,15 @@ impl Cluster {
         }
     }
 
+    /// Waits until a line anywhere in the log contains `text`, and returns it. For what comes on both stdout and stderr, whose
+    /// lines reach the log in no fixed order.
+    #[track_caller]
+    pub fn wait_logged(&mut self, text: &str) -> String {
+        self.wait_until(&format!("a line with {text:?}"), |cluster| {
+            cluster.log_text().lines().find(|line| line.contains(text)).map(str::to_owned)
+        })
+    }
+
     /// Waits for the line that says that all workers are ready, and returns the address in it.
     #[track_caller]
     pub fn wait_ready(&mut self) -> SocketAddr {
@@ -151,6 +160,9 @@ impl Cluster {
     #[track_caller]
     pub fn expect_nothing_left(&mut self) {
         self.wait_until("all processes to be gone", |cluster| cluster.processes().is_empty().then_some(()));
+        // What they printed last may still be on its way into the log.
+        let deadline = Instant::now() + DEADLINE;
+        while self.read_line(deadline) {}
     }
 
     /// Every living process of this cluster: those that carry its tag in the environment and are no zombies.
@@ -217,8 +229,9 @@ impl Launch {
     pub fn start(mut self) -> Cluster {
         let mut primary = self.command.spawn().expect("the fixture starts");
         let (sender, lines) = channel();
-        follow(primary.stdout.take().unwrap(), sender.clone());
-        follow(primary.stderr.take().unwrap(), sender);
+        // A test may have put something else in their place.
+        primary.stdout.take().into_iter().for_each(|output| follow(output, sender.clone()));
+        primary.stderr.take().into_iter().for_each(|output| follow(output, sender.clone()));
         Cluster { primary, exited: None, lines, log: Vec::new(), seen: 0, tag: self.tag }
     }
 }

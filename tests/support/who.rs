@@ -47,3 +47,28 @@ pub fn parse(body: &str) -> Who {
 pub fn find(address: SocketAddr, is_right: impl Fn(&Who) -> bool) -> Who {
     (0..1000).map(|_| who(address)).find(is_right).expect("the worker answers one of many connections")
 }
+
+/// A connection that is kept to one worker, whatever happens to the others.
+#[derive(Debug)]
+pub struct Kept(http::Connection);
+
+impl Kept {
+    /// Asks again.
+    ///
+    /// # Panics
+    /// If the worker does not answer.
+    #[track_caller]
+    pub fn ask(&mut self) -> Who {
+        parse(&self.0.get("/who").expect("the worker answers").body)
+    }
+}
+
+/// Connects until the right worker answers, and keeps that connection.
+///
+/// # Panics
+/// If none of many connections reaches it.
+#[track_caller]
+pub fn keep(address: SocketAddr, is_right: impl Fn(&Who) -> bool) -> Kept {
+    let kept = (0..1000).map(|_| Kept(http::Connection::open(address).expect("somebody listens")));
+    kept.map(|mut kept| (kept.ask(), kept)).find(|(who, _)| is_right(who)).expect("the worker answers one of many").1
+}

@@ -1,0 +1,217 @@
+//! A fixture: a service whose third worker breaks the protocol; the first argument says how. The others serve.
+//!
+//! The third worker never calls `cluster::run`: it reads the mark and speaks on the inherited descriptors by hand.
+
+use std::os::fd::RawFd;
+use std::time::Duration;
+
+use axum::Router;
+use axum::routing::get;
+use cluster::{Config, Message, Primary, Worker};
+use nix::errno::Errno;
+use nix::sys::socket::{ControlMessage, MsgFlags, recv, sendmsg};
+
+#[derive(Debug, Message)]
+enum ToPrimary {
+    /// Never sent; something to get wrong.
+    Hit(u64),
+}
+
+#[derive(Debug, Message)]
+enum ToWorker {
+    News(Vec<u8>),
+}
+
+fn main() -> cluster::Result {
+    match Mark::of_hostile() {
+        Some(mark) => misbehave(&mark),
+        None => cluster::run(Config::new().workers(2).primary(watch), serve),
+    }
+}
+
+fn behaviour() -> String {
+    std::env::args().nth(1).unwrap_or_default()
+}
+
+async fn serve(worker: Worker<ToPrimary, ToWorker>) -> cluster::Result {
+    let identity = format!("{} {} {} {}", worker.id(), worker.slot(), worker.generation(), std::process::id());
+    let app = Router::new().route("/who", get(async move || identity));
+    tokio::spawn(async move { while let Some(ToWorker::News(_)) = worker.recv().await {} });
+    cluster::serve("127.0.0.1:0", app).await
+}
+
+/// The primary function: tells everybody a lot if that is what this is about, and prints what happens.
+async fn watch(mut primary: Primary<ToPrimary, ToWorker>) -> cluster::Result {
+    let mut tick = tokio::time::interval(Duration::from_millis(2));
+    loop {
+        tokio::select! {
+            event = primary.next() => match event {
+                Some(event) => println!("{event:?}"),
+                None => return Ok(()),
+            },
+            _ = tick.tick(), if behaviour() == "deaf" => {
+                let mut broadcast = std::pin::pin!(primary.broadcast(ToWorker::News(vec![0; 64 << 10])));
+                let patience = Duration::from_millis(500);
+                if tokio::time::timeout(patience, &mut broadcast).await.is_err() {
+                    println!("a broadcast waits");
+                    broadcast.await?;
+                    println!("the broadcast is done");
+                }
+            }
+        }
+    }
+}
+
+/// What the mark says, as far as it matters here.
+struct Mark {
+    control: RawFd,
+    messages: RawFd,
+}
+
+impl Mark {
+    fn of_hostile() -> Option<Self> {
+        let mark = std::env::var("CLUSTER_WORKER").ok()?;
+        let value =
+            |key: &str| mark.split(' ').find_map(|word| word.strip_prefix(key)?.strip_prefix('=')?.parse().ok());
+        (value("worker") == Some(3)).then_some(())?;
+        Some(Self { control: value("control")?, messages: value("messages")? })
+    }
+}
+
+fn misbehave(mark: &Mark) -> ! {
+    let Mark { control, messages } = *mark;
+    match behaviour().as_str() {
+        "garbage" => send(control, &[1, 0xff, 0xfe, 0xfd, 0xfc]),
+        "empty" => send(control, &[1]),
+        "oversized" => send(control, &[1; 5000]),
+        "huge" => send(control, &[1; 100_000]),
+        "protocol" => send(control, &hello_as(2, "ToPrimary", fingerprint::<ToPrimary>())),
+        "fingerprint" => send(control, &hello_as(1, "ToPrimary", 42)),
+        "type-name" => send(control, &hello_as(1, "FromAnotherProgram", 42)),
+        "hello-twice" => {
+            greet(control);
+            send(control, &hello());
+        }
+        "no-hello" => send(control, &READY),
+        "descriptors" => send_fds(control, &[1, 0xff], 100),
+        "descriptors-with-sense" => {
+            send_fds(control, &hello(), 100);
+            (0..100).for_each(|_| send_fds(control, &READY, 100));
+            send(control, &[1, 0xff]);
+        }
+        "silence" => nix::unistd::close(control).expect("it was open"),
+        "chatter" => {
+            greet(control);
+            loop {
+                send(control, &READY);
+            }
+        }
+        "ports" => {
+            greet(control);
+            (0..u64::MAX).for_each(|request| send(control, &listen(request, 0)));
+        }
+        "many-ports" => {
+            greet(control);
+            for request in 0..5000 {
+                send(control, &listen(request, request as u32));
+                receive(control);
+            }
+            println!("it has asked for many ports");
+        }
+        "deaf" => {
+            greet(control);
+            send(control, &READY);
+        }
+        "message-garbage" => say(control, messages, b"GET / HTTP/1.1\r\nhost: cluster\r\n\r\n"),
+        "message-giant" => say(control, messages, &[0xff, 0xff, 0xff, 0x7f, 1]),
+        "message-kind" => say(control, messages, &[1, 0, 0, 0, 99]),
+        "message-unknown" => say(control, messages, &frame(&[9, 0, 0, 0])),
+        "message-longer" => say(control, messages, &frame(&[0, 0, 0, 0, 1, 0, 0, 0, 0, 0, 0, 0, 7])),
+        "message-credit" => say(control, messages, &[5, 0, 0, 0, 4, 0xff, 0xff, 0xff, 0xff]),
+        "message-half" => {
+            say(control, messages, &[200, 0, 0, 0, 1, 0]);
+            std::process::exit(7);
+        }
+        other => panic!("no behaviour {other:?}"),
+    }
+    // It does not go by itself.
+    loop {
+        std::thread::sleep(Duration::from_secs(60));
+    }
+}
+
+/// The packets by hand: protocol, then variants and integers of fixed width, little-endian.
+const READY: [u8; 5] = [1, 2, 0, 0, 0];
+
+fn hello() -> Vec<u8> {
+    hello_as(1, <ToPrimary as Message>::NAME, fingerprint::<ToPrimary>())
+}
+
+fn hello_as(protocol: u8, name: &str, up: u64) -> Vec<u8> {
+    let mut packet = vec![protocol, 0, 0, 0, 0];
+    for (name, fingerprint) in [(name, up), (<ToWorker as Message>::NAME, fingerprint::<ToWorker>())] {
+        packet.extend((name.len() as u64).to_le_bytes());
+        packet.extend(name.as_bytes());
+        packet.extend(fingerprint.to_le_bytes());
+    }
+    packet
+}
+
+fn fingerprint<M: Message>() -> u64 {
+    u64::from_str_radix(&M::fingerprint().to_string(), 16).expect("it shows as hex digits")
+}
+
+fn listen(request: u64, ordinal: u32) -> Vec<u8> {
+    let mut packet = vec![1, 1, 0, 0, 0];
+    packet.extend(request.to_le_bytes());
+    // 127.0.0.1:0
+    packet.extend([0, 0, 0, 0, 127, 0, 0, 1, 0, 0]);
+    packet.extend(ordinal.to_le_bytes());
+    packet.push(0);
+    packet
+}
+
+fn frame(payload: &[u8]) -> Vec<u8> {
+    let mut frame = (payload.len() as u32 + 1).to_le_bytes().to_vec();
+    frame.push(1);
+    frame.extend(payload);
+    frame
+}
+
+/// Becomes a worker like any other, as far as the primary can see.
+fn greet(control: RawFd) {
+    send(control, &hello());
+    receive(control);
+}
+
+fn say(control: RawFd, messages: RawFd, bytes: &[u8]) {
+    greet(control);
+    send(messages, bytes);
+}
+
+fn send(socket: RawFd, bytes: &[u8]) {
+    send_fds(socket, bytes, 0);
+}
+
+fn send_fds(socket: RawFd, bytes: &[u8], count: usize) {
+    let fds = vec![2; count];
+    let rights = [ControlMessage::ScmRights(&fds)];
+    let rights = if count == 0 { &rights[..0] } else { &rights[..] };
+    let parts = [std::io::IoSlice::new(bytes)];
+    patiently(|| sendmsg::<()>(socket, &parts, rights, MsgFlags::MSG_NOSIGNAL, None));
+}
+
+fn receive(control: RawFd) {
+    patiently(|| recv(control, &mut [0; 4096], MsgFlags::empty()));
+}
+
+/// The control lane does not block, and a peer that is gone is a reason to wait for the end.
+fn patiently(mut call: impl FnMut() -> nix::Result<usize>) {
+    loop {
+        match call() {
+            Ok(_) => return,
+            Err(Errno::EAGAIN | Errno::ETOOMANYREFS) => std::thread::sleep(Duration::from_millis(1)),
+            Err(error) => panic!("{error}"),
+        }
+    }
+}

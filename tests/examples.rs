@@ -1,0 +1,168 @@
+//! The examples, as a user gets them.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::{SocketAddr, TcpListener};
+use std::sync::Barrier;
+use std::thread;
+use std::time::Instant;
+
+use support::http::{self, Connection};
+use support::{Cluster, Signal};
+
+const COUNTER: &str = env!("CARGO_BIN_EXE_example-counter");
+const HELLO: &str = env!("CARGO_BIN_EXE_example-hello");
+const REPORT: &str = env!("CARGO_BIN_EXE_example-report");
+
+fn example(program: &str, workers: usize) -> Cluster {
+    Cluster::of(program).workers(workers).env("ADDR", "127.0.0.1:0").start()
+}
+
+/// The one line that a user sees, with all that is needed to try it.
+#[test]
+fn each_says_in_one_line_where_it_listens_and_how_to_try_it() {
+    for program in [COUNTER, HELLO, REPORT] {
+        let mut cluster = example(program, 2);
+        let address = cluster.wait_ready();
+        let line = format!("cluster: 2 workers ready on {address}; try: curl http://{address}/");
+        let greeting = http::body(address, "/");
+        assert!(greeting.starts_with("hello from worker "), "{greeting:?}");
+        assert!(parse_greeting(&greeting).is_some(), "{greeting:?}");
+        assert_eq!(http::get(address, "/nowhere").unwrap().status, 404);
+        cluster.signal(Signal::SIGTERM);
+        cluster.expect_exit(0);
+        let log = cluster.log_text();
+        assert_eq!(log.lines().next(), Some(line.as_str()), "{log}");
+        assert_eq!(log.matches(" ready").count(), 1, "{log}");
+    }
+}
+
+#[test]
+fn each_starts_one_worker_per_core_where_nothing_else_is_said() {
+    let cores = thread::available_parallelism().unwrap().get();
+    let workers = if cores == 1 { "1 worker".to_owned() } else { format!("{cores} workers") };
+    for program in [COUNTER, HELLO, REPORT] {
+        let mut cluster = Cluster::of(program).env("ADDR", "127.0.0.1:0").start();
+        cluster.wait_for(&format!("cluster: {workers} ready on 127.0.0.1:"));
+    }
+}
+
+#[test]
+fn each_listens_where_it_is_told_and_a_second_one_there_fails_clearly() {
+    for program in [COUNTER, HELLO, REPORT] {
+        let free = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
+        let start = || Cluster::of(program).workers(2).env("ADDR", &free.to_string()).start();
+        let mut first = start();
+        assert_eq!(first.wait_ready(), free);
+        let mut second = start();
+        second.wait_for(&format!("Error: cannot listen on {free}: Address already in use"));
+        second.expect_exit(3);
+        assert!(http::body(free, "/").starts_with("hello from worker "));
+        first.signal(Signal::SIGTERM);
+        first.expect_exit(0);
+    }
+}
+
+/// Node's counting example: thousands of requests, and the primary's total is exact.
+#[test]
+fn the_counter_counts_every_request_of_every_worker() {
+    const CLIENTS: usize = 32;
+    const EACH: usize = 125;
+    let mut cluster = example(COUNTER, 4);
+    let pids = cluster.wait_for_workers(4);
+    let address = cluster.wait_ready();
+    let start = Barrier::new(CLIENTS);
+    let answers: Vec<String> = thread::scope(|scope| {
+        // One half keeps its connections, the other makes one for each request.
+        let client = |number: usize| {
+            let start = &start;
+            move || {
+                start.wait();
+                if number.is_multiple_of(2) { ask_on_one_connection(address, EACH) } else { ask_on_many(address, EACH) }
+            }
+        };
+        let clients: Vec<_> = (0..CLIENTS).map(|number| scope.spawn(client(number))).collect();
+        clients.into_iter().flat_map(|client| client.join().unwrap()).collect()
+    });
+    let mut by_worker = BTreeMap::<(u64, i32), usize>::new();
+    for answer in &answers {
+        let who = parse_greeting(answer).unwrap_or_else(|| panic!("{answer:?}"));
+        *by_worker.entry(who).or_default() += 1;
+    }
+    assert_eq!(answers.len(), CLIENTS * EACH);
+    let ids: BTreeSet<u64> = by_worker.keys().map(|(id, _)| *id).collect();
+    assert_eq!(ids, BTreeSet::from([1, 2, 3, 4]), "every worker took part: {by_worker:?}");
+    assert!(by_worker.keys().all(|(_, pid)| pids.iter().any(|known| known.as_raw() == *pid)), "{by_worker:?}");
+    // A worker answers when its hit is on its way; the total is asked for through another one and may come first.
+    let total = || http::body(address, "/total").parse::<usize>().unwrap();
+    cluster.wait_until("the total", |_| {
+        let total = total();
+        assert!(total <= answers.len(), "{total} is more than there were");
+        (total == answers.len()).then_some(())
+    });
+    cluster.wait_for(&format!("{} requests", answers.len()));
+    // Quiet: nothing changes, so nothing is printed. The next line must be that of the next request.
+    let quiet = Instant::now();
+    cluster.wait_until("two quiet seconds", |_| (quiet.elapsed().as_millis() > 2200).then_some(()));
+    _ = http::body(address, "/");
+    cluster.wait_for(&format!("{} requests", answers.len() + 1));
+    cluster.signal(Signal::SIGTERM);
+    cluster.wait_for(&format!("{} requests in all", answers.len() + 1));
+    cluster.expect_exit(0);
+    let log = cluster.log_text();
+    let totals: Vec<&str> = log.lines().filter(|line| line.ends_with(" requests")).collect();
+    assert!(totals.is_sorted_by_key(|line| line.split(' ').next().unwrap().parse::<usize>().unwrap()), "{log}");
+    let different: BTreeSet<&&str> = totals.iter().collect();
+    assert_eq!(different.len(), totals.len(), "a total is printed once: {log}");
+}
+
+fn ask_on_one_connection(address: SocketAddr, count: usize) -> Vec<String> {
+    let mut connection = Connection::open(address).unwrap();
+    let mut ask = || {
+        let answer = connection.get("/").unwrap();
+        assert_eq!(answer.status, 200, "{answer:?}");
+        answer.body
+    };
+    (0..count).map(|_| ask()).collect()
+}
+
+fn ask_on_many(address: SocketAddr, count: usize) -> Vec<String> {
+    (0..count).map(|_| http::body(address, "/")).collect()
+}
+
+/// The id and the process id in `hello from worker 2 (pid 812)`.
+fn parse_greeting(greeting: &str) -> Option<(u64, i32)> {
+    let (id, pid) = greeting.strip_prefix("hello from worker ")?.strip_suffix(")\n")?.split_once(" (pid ")?;
+    Some((id.parse().ok()?, pid.parse().ok()?))
+}
+
+/// A worker that computes keeps none of the others from answering.
+#[test]
+fn while_one_worker_makes_a_report_another_answers() {
+    let mut cluster = example(REPORT, 2);
+    let address = cluster.wait_ready();
+    // Connections that are known to be at one worker each.
+    let mut connections = BTreeMap::new();
+    while connections.len() < 2 {
+        let mut connection = Connection::open(address).unwrap();
+        let (id, _) = parse_greeting(&connection.get("/").unwrap().body).unwrap();
+        connections.insert(id, connection);
+    }
+    let mut heavy = connections.remove(&1).unwrap();
+    let mut light = connections.remove(&2).unwrap();
+    for _ in 0..5 {
+        heavy.send_get("/generate-report").unwrap();
+        let report = thread::scope(|scope| {
+            let report = scope.spawn(|| heavy.answer().unwrap().body);
+            let mut meanwhile = 0;
+            while !report.is_finished() {
+                assert!(light.get("/").unwrap().body.starts_with("hello from worker 2 "));
+                meanwhile += 1;
+            }
+            assert!(meanwhile > 5, "only {meanwhile} light answers while a report was made");
+            report.join().unwrap()
+        });
+        assert!(report.starts_with("report by worker 1: the first "), "{report:?}");
+    }
+    cluster.signal(Signal::SIGTERM);
+    cluster.expect_exit(0);
+}
