@@ -73,6 +73,21 @@ fn workers_that_are_never_ready_are_killed_at_the_start_timeout() {
     expect_told_start(&mut cluster, "", "was not ready within the start timeout (killed by SIGKILL)");
 }
 
+/// The workers wait for their primary, so it must not blame them for the time.
+#[test]
+fn workers_do_not_fail_because_their_primary_stood_still() {
+    let mut cluster = starter("serve").env("CLUSTER_START_TIMEOUT", "1s").start();
+    cluster.wait_for_workers(2);
+    cluster.signal(Signal::SIGSTOP);
+    let stopped = Instant::now();
+    cluster.wait_until("more than the start timeout", |_| (stopped.elapsed() > Duration::from_secs(4)).then_some(()));
+    cluster.signal(Signal::SIGCONT);
+    cluster.wait_ready();
+    cluster.signal(Signal::SIGTERM);
+    cluster.expect_exit(0);
+    assert!(!cluster.log_text().contains("start timeout"));
+}
+
 fn expect_told_start(cluster: &mut Cluster, word: &str, told: &str) {
     let log = cluster.log_text();
     assert!(log.contains(word), "{word}: {log}");

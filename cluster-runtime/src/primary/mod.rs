@@ -67,7 +67,7 @@ const INBOX: usize = 256;
 /// How long the primary function may take to return at least, when the last worker is gone.
 const LAST_WORDS: Duration = Duration::from_secs(1);
 /// A timer that goes off so much too late tells that this process stood still: stopped by a signal, or a frozen container.
-const STALL: Duration = Duration::from_millis(250);
+const STALL: Duration = Duration::from_secs(1);
 
 /// Rules a cluster from its first worker to its last, and returns the exit code.
 pub(crate) fn reign<P, Up, Down>(settings: Settings, function: P) -> u8
@@ -94,6 +94,7 @@ where
                 reporter: Reporter::start(settings.quiet)?,
                 supervisor: Supervisor::new(settings.supervision()),
                 stalled: Duration::ZERO,
+                awake: Instant::now(),
                 fleet: BTreeMap::new(),
                 registry: Registry::new(most_shards),
                 image,
@@ -122,6 +123,8 @@ struct Shell {
     /// How long this process has stood still so far. The supervisor's clock stands still with it: a worker must not fail because
     /// it waited for us.
     stalled: Duration,
+    /// When the loop last turned.
+    awake: Instant,
     fleet: BTreeMap<WorkerId, Member>,
     registry: Registry,
     image: Image,
@@ -181,8 +184,16 @@ impl Shell {
                 request = signals.next() => self.requested(request),
                 () = stop.notified() => Some(supervisor::Event::Stop(StopCause::Asked)),
                 Some(happening) = inbox.recv() => self.happened(happening),
-                due = sleep_until_some(deadline) => self.time_is_up(due, &inbox).await,
+                () = sleep_until_some(deadline) => {
+                    // The tasks that watch the workers have something to say perhaps and have not had their turn.
+                    yield_now().await;
+                    if !inbox.is_empty() {
+                        continue;
+                    }
+                    None
+                }
             };
+            let event = self.mind_the_time(deadline, event);
             let is_news = event.is_some() || !self.unsent.is_empty();
             outcome = event.and_then(|event| self.step(event));
             if is_news {
@@ -246,17 +257,25 @@ impl Shell {
         }
     }
 
-    /// A deadline has passed; `None` if something that may have come before it is still to be heard, or if this process stood
-    /// still and the deadline has moved.
-    async fn time_is_up(&mut self, due: Instant, inbox: &mpsc::Receiver<Happening>) -> Option<supervisor::Event> {
-        let late = Instant::now().saturating_duration_since(due);
-        if late > STALL {
-            self.stalled += late;
-            return None;
+    /// Makes sure that a deadline that has passed is looked at, also if nothing but idle talk comes; or moves it, if this process
+    /// stood still.
+    fn mind_the_time(
+        &mut self,
+        deadline: Option<Instant>,
+        event: Option<supervisor::Event>,
+    ) -> Option<supervisor::Event> {
+        let now = Instant::now();
+        let asleep = now.saturating_duration_since(self.awake);
+        self.awake = now;
+        match deadline.and_then(|deadline| now.checked_duration_since(deadline)) {
+            Some(late) if late > STALL => {
+                // Somewhere in its last sleep; which part of that was a sleep like any other cannot be told.
+                self.stalled += asleep;
+                event
+            }
+            Some(_) => event.or(Some(supervisor::Event::Tick)),
+            None => event,
         }
-        // The tasks that watch the workers have something to say perhaps and have not had their turn.
-        yield_now().await;
-        inbox.is_empty().then_some(supervisor::Event::Tick)
     }
 
     fn function_ended(&mut self, result: Result<(), String>) -> Option<supervisor::Event> {
@@ -345,7 +364,7 @@ impl Shell {
                 Some(happening) = inbox.recv() => if let Happening::FunctionEnded(result) = happening {
                     _ = self.function_ended(result);
                 },
-                _ = sleep_until_some(Some(deadline.max(least))) => {
+                () = sleep_until_some(Some(deadline.max(least))) => {
                     self.reporter.cluster(Level::WARN, "the primary function did not return; exiting");
                     break;
                 }
@@ -391,13 +410,9 @@ fn raise_descriptor_limit() -> usize {
     usize::try_from(raised).unwrap_or(usize::MAX)
 }
 
-/// Completes with the time for which it waited.
-async fn sleep_until_some(deadline: Option<Instant>) -> Instant {
+async fn sleep_until_some(deadline: Option<Instant>) {
     match deadline {
-        Some(deadline) => {
-            sleep_until(deadline.into()).await;
-            deadline
-        }
+        Some(deadline) => sleep_until(deadline.into()).await,
         None => pending().await,
     }
 }
