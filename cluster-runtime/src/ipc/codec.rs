@@ -2,7 +2,11 @@
 //!
 //! Integers have fixed width on the wire. With variable width bincode counts a one-byte `u64` as eight against its
 //! limit, so that a sound message of 3 MB could fail to decode under a limit of 16 MiB; with fixed width what it counts
-//! is what is there. The limit itself is not optional: without one an 11-byte message aborts the process.
+//! is what is there. The limit itself is not optional: without one an 11-byte message aborts the process. It bounds
+//! bytes only; [`depth`] bounds the rest.
+
+use std::cell::Cell;
+use std::marker::PhantomData;
 
 use bincode::config::{Configuration, Fixint, Limit, LittleEndian};
 use bincode::enc::write::Writer;
@@ -10,6 +14,7 @@ use bincode::error::{DecodeError, EncodeError};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
+use super::depth::{self, Bounded};
 use super::frame::MAX_FRAME;
 
 /// Part of every fingerprint: two builds with another codec must not talk to each other.
@@ -18,17 +23,26 @@ pub(super) const NAME: &str = "bincode-2/fixed-width";
 const CONFIG: Configuration<LittleEndian, Fixint, Limit<MAX_FRAME>> =
     bincode::config::standard().with_fixed_int_encoding().with_limit::<MAX_FRAME>();
 
-/// Encodes a value piece by piece into `put`; the error is for people.
-pub(crate) fn encode<T: Serialize>(value: &T, put: impl FnMut(&[u8])) -> Result<(), String> {
-    bincode::serde::encode_into_writer(value, Sink(put), CONFIG).map_err(|error| match error {
-        EncodeError::OtherString(text) => text,
-        error => error.to_string(),
-    })
+/// Encodes a value piece by piece into `put`; the error is for people. Refuses what `decode` would.
+pub(crate) fn encode<T: Serialize>(value: &T, mut put: impl FnMut(&[u8])) -> Result<(), String> {
+    let mut size = 0;
+    let elements = Cell::new(usize::MAX);
+    let sink = Sink(|bytes: &[u8]| {
+        size += bytes.len();
+        put(bytes);
+    });
+    match bincode::serde::encode_into_writer(Bounded::new(value, &elements), sink, CONFIG) {
+        Ok(()) if usize::MAX - elements.get() <= depth::elements_in(size) => Ok(()),
+        Ok(()) => Err(depth::TOO_MANY.to_owned()),
+        Err(EncodeError::OtherString(text)) => Err(text),
+        Err(error) => Err(error.to_string()),
+    }
 }
 
 /// Decodes a value that must fill `bytes` exactly; the error is for people.
 pub(crate) fn decode<T: DeserializeOwned>(bytes: &[u8]) -> Result<T, String> {
-    match bincode::serde::decode_from_slice(bytes, CONFIG) {
+    let elements = Cell::new(depth::elements_in(bytes.len()));
+    match bincode::serde::seed_decode_from_slice(Bounded::new(PhantomData, &elements), bytes, CONFIG) {
         Ok((value, used)) if used == bytes.len() => Ok(value),
         Ok((_, used)) => Err(format!("{} bytes are left over", bytes.len() - used)),
         Err(DecodeError::OtherString(text)) => Err(text),

@@ -101,7 +101,7 @@ impl Driver<'_> {
                 Poll::Ready(Ok(0)) => return Err(io::ErrorKind::WriteZero.into()),
                 Poll::Ready(Ok(bytes)) => {
                     self.written += bytes;
-                    self.core.wrote(bytes, self.written == self.writing.len());
+                    self.core.wrote(bytes, self.writing.len() - self.written);
                 }
                 Poll::Ready(Err(error)) if error.kind() == io::ErrorKind::Interrupted => {}
                 Poll::Ready(Err(error)) => return Err(error),

@@ -18,7 +18,8 @@ pub enum SendError {
         /// The most that is allowed.
         limit: usize,
     },
-    /// A `Serialize` implementation inside the message refused. The message is at fault, not the connection.
+    /// A `Serialize` implementation inside the message refused, or the message is nested too deep (see
+    /// [`Message`](trait@crate::Message)). The message is at fault, not the connection.
     #[error("the message could not be encoded: {0}")]
     Encode(String),
     /// The message holds a [`Reply`](crate::Reply) that had come in with another message. A reply handle belongs to the
@@ -43,7 +44,9 @@ pub enum TrySendError {
 #[derive(Clone, Debug, PartialEq, Eq, Error)]
 #[non_exhaustive]
 pub enum CallError {
-    /// The receiver dropped the [`Reply`](crate::Reply) without answering: it chose not to, or its task failed. The
+    /// The receiver dropped the [`Reply`](crate::Reply) without answering: it chose not to, or its task failed. Or it
+    /// answered and the answer could not go out: too large, not to be encoded, or behind more answers to this process
+    /// than are kept for it (see [`Reply::send`](crate::Reply::send); the log of the other process says which). The
     /// other process lives; asking again may help.
     #[error("the request was dropped without an answer")]
     Unanswered,

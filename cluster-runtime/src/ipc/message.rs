@@ -16,6 +16,11 @@ use super::{codec, frame};
 /// The encoding is not self-describing: types that need that (`#[serde(untagged)]`, `#[serde(flatten)]`,
 /// `serde_json::Value`) cannot be decoded at the other end.
 ///
+/// Values may be nested 128 levels deep, where every struct, tuple, enum, `Option`, sequence and map inside another is a
+/// level; and a message has no more elements in sequences and maps than it has bytes and 4096. What exceeds that is not
+/// sent ([`SendError::Encode`](crate::SendError::Encode)), and ends the connection to a process that sends it all the
+/// same.
+///
 /// ```
 /// #[derive(cluster::Message)]
 /// enum ToPrimary {

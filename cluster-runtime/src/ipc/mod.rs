@@ -3,17 +3,23 @@
 //! A [`Lane`] is a cheap handle. What it sends is encoded at once into one output buffer; what arrives stays encoded in
 //! one inbox until somebody takes it. Between buffer and socket works the [driver](driver), one future per lane that the
 //! owner of the lane spawns. [`shared`] is what handles and driver share (its halves: [`outbox`], [`inbox`]), [`frame`] the layout of the bytes (pure),
-//! [`codec`] the only place that names the codec, [`reply`] the two ends of a question, [`message`] what the derive
+//! [`codec`] the only place that names the codec, [`depth`] what bounds it, [`reply`] the two ends of a question, [`message`] what the derive
 //! macro implements.
 //!
 //! Bounds. Each direction has a window of [`WINDOW`](frame::WINDOW) bytes: a message spends its size, and gets it back
-//! when the other side's *user* has taken it, so a slow receiver makes `send` wait. Answers spend nothing and always get
-//! through. While a peer leaves more than a window of answers unread, its messages are not handed out. Whatever a peer
-//! does, a lane buffers about two windows and two of the largest frames.
+//! when the other side's *user* has taken it, so a slow receiver makes `send` wait. Two messages of any size fit.
+//! Answers spend nothing and need no room. While a peer leaves more than a window of answers unread, its messages are not
+//! handed out; while it leaves more than four, a further answer to what was handed out before shrinks to `unanswered`.
+//!
+//! So, whatever a peer does, a lane holds at most: to send, a window or two of the largest frames, four windows and one
+//! largest frame of answers, and 13 bytes for each other request that was taken; received, a window or two of the
+//! largest frames, one that is arriving, and the answer to each question of this side. What a message becomes when
+//! decoded is bounded in depth and number by [`depth`].
 //!
 //! Not here: who is connected to whom, what is done with a lane that ended, the handshake that compares fingerprints.
 
 pub(crate) mod codec;
+mod depth;
 mod driver;
 mod error;
 mod frame;

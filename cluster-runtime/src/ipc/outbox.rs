@@ -16,7 +16,7 @@ pub(super) struct Outbox {
     pub(super) spent: usize,
     /// Credit that the peer is to get.
     pub(super) owed: usize,
-    /// How many bytes of `queue` are answers, and how many of the driver's buffer were when it fetched it.
+    /// How many bytes of `queue` are answers, and how many at most of what is left in the driver's buffer.
     pub(super) answers: usize,
     pub(super) answers_in_writing: usize,
     /// Bytes ever queued, and ever accepted by the kernel.
@@ -54,7 +54,12 @@ impl Outbox {
     }
 
     pub(super) fn is_congested(&self) -> bool {
-        self.answers + self.answers_in_writing > WINDOW
+        self.unread_answers() > WINDOW
+    }
+
+    /// Bytes of answers that are not with the kernel, for all that is known.
+    pub(super) fn unread_answers(&self) -> usize {
+        self.answers + self.answers_in_writing
     }
 }
 

@@ -18,7 +18,7 @@ use tokio::sync::oneshot;
 use super::codec;
 use super::error::CallError;
 use super::frame::{self, FrameBuf};
-use super::shared::Core;
+use super::shared::{Core, Unread};
 
 /// The handle with which a request is answered. A field of this type makes a variant of a message a request.
 ///
@@ -55,8 +55,10 @@ impl<T: Serialize + DeserializeOwned + Send + 'static> Reply<T> {
     /// Answers the request. Never waits.
     ///
     /// If the asking process is gone or has stopped waiting, nothing happens: that is not an error of the one who
-    /// answers. An answer that cannot be encoded, or is larger than a frame may be, is logged, and the asking process
-    /// gets [`CallError::Unanswered`].
+    /// answers. An answer that does not go out is logged as a warning, and the asking process gets
+    /// [`CallError::Unanswered`]: one that cannot be encoded, one of more than 16 MiB, and any while more than 4 MiB of
+    /// earlier answers to the same process have not gone out, because it does not read them or because this process
+    /// answers many requests at once.
     #[expect(clippy::needless_pass_by_value, reason = "an answer is handed over, as a message is")]
     pub fn send(mut self, value: T) {
         // The handle keeps its asker until the answer stands: should encoding panic, the drop tells the asker.
@@ -163,17 +165,19 @@ impl Asker {
         codec::encode(value, |bytes| frame.put(bytes))?;
         let frame = frame.finish().map_err(|too_large| too_large.to_string())?;
         match self {
-            Self::Peer(core, _) => core.queue_answer(frame),
+            Self::Peer(core, _) => core
+                .queue_answer(frame)
+                .map_err(|Unread(bytes)| format!("the asking process leaves {bytes} bytes of answers unread")),
             Self::Here(core, tag) => {
                 core.resolve(tag.0, Answer::Value(Bytes::copy_from_slice(frame::reply_payload(frame))));
+                Ok(())
             }
         }
-        Ok(())
     }
 
     fn leave_unanswered(&self) {
         match self {
-            Self::Peer(core, tag) => core.queue_answer(&frame::unanswered(tag.0)),
+            Self::Peer(core, tag) => core.queue_unanswered(tag.0),
             Self::Here(core, tag) => core.resolve(tag.0, Answer::Unanswered),
         }
     }

@@ -19,6 +19,9 @@ use super::reply::{Answer, Questions};
 /// Credit is returned in lots of this size.
 const CREDIT_LOT: usize = WINDOW / 4;
 
+/// With more bytes of answers unread, a further one is refused.
+const MOST_UNREAD: usize = 4 * WINDOW;
+
 pub(super) struct Core {
     /// What is left of the window for messages. Closed when nothing can be sent any more.
     room: Semaphore,
@@ -37,6 +40,9 @@ pub(super) enum NotQueued {
     NoRoom,
     Gone,
 }
+
+/// The peer leaves so many bytes of answers unread that there is no place for another.
+pub(super) struct Unread(pub(super) usize);
 
 /// What is next in the inbox.
 pub(super) enum Taken {
@@ -111,9 +117,24 @@ impl Core {
         Ok(())
     }
 
-    /// Queues a reply or its refusal. Needs no room: answers get through even if nobody takes messages.
-    pub(super) fn queue_answer(&self, frame: &[u8]) {
-        let mut outbox = lock(&self.outbox);
+    /// Queues a reply. Needs no room in the window: answers get through even if nobody takes messages.
+    pub(super) fn queue_answer(&self, frame: &[u8]) -> Result<(), Unread> {
+        let outbox = lock(&self.outbox);
+        match outbox.unread_answers() {
+            unread if unread > MOST_UNREAD => Err(Unread(unread)),
+            _ => {
+                self.push_answer(outbox, frame);
+                Ok(())
+            }
+        }
+    }
+
+    /// Queues the word that no reply comes. There is always a place for it.
+    pub(super) fn queue_unanswered(&self, tag: u64) {
+        self.push_answer(lock(&self.outbox), &frame::unanswered(tag));
+    }
+
+    fn push_answer(&self, mut outbox: MutexGuard<'_, Outbox>, frame: &[u8]) {
         if let Stage::Ended(_) = outbox.stage {
             return;
         }
@@ -279,13 +300,11 @@ impl Core {
         Order::Work
     }
 
-    /// The kernel has accepted this many bytes; `all` if the driver's buffer is empty now.
-    pub(super) fn wrote(&self, bytes: usize, all: bool) {
+    /// The kernel has accepted this many bytes; so many are left in the driver's buffer.
+    pub(super) fn wrote(&self, bytes: usize, left: usize) {
         let mut outbox = lock(&self.outbox);
         outbox.total_written += bytes as u64;
-        if all {
-            outbox.answers_in_writing = 0;
-        }
+        outbox.answers_in_writing = outbox.answers_in_writing.min(left);
         let relieved = !outbox.is_congested() && self.congested.swap(false, Ordering::AcqRel);
         drop(outbox);
         self.written.notify_waiters();

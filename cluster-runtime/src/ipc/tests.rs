@@ -1,9 +1,11 @@
-//! Test messages and helpers. The tests themselves: [`frames`] (pure), [`lanes`], [`calls`], [`hostile`].
+//! Test messages and helpers. The tests themselves: [`frames`] and [`shapes`] (pure), [`lanes`],
+//! [`calls`], [`hostile`].
 
 mod calls;
 mod frames;
 mod hostile;
 mod lanes;
+mod shapes;
 
 use std::os::unix::net::UnixStream;
 use std::sync::Arc;
@@ -96,6 +98,35 @@ impl Message for Down {
         wire
     }
 }
+
+/// A message of a type that holds itself.
+#[derive(Debug, PartialEq, Eq, Serialize, Deserialize)]
+enum List {
+    End,
+    Next(Box<Self>),
+    Item(u8, Box<Self>),
+    Named { next: Box<Self> },
+}
+
+impl Message for List {
+    type Wire = Self;
+
+    const NAME: &'static str = "List";
+
+    fn fingerprint() -> Fingerprint {
+        Fingerprint::of("enum List")
+    }
+
+    fn into_wire(self) -> Result<Self, ForwardedReply> {
+        Ok(self)
+    }
+
+    fn from_wire(wire: Self, _: &Replies) -> Self {
+        wire
+    }
+}
+
+const MILLION: usize = 1_000_000;
 
 type Worker = Lane<Up, Down>;
 type Primary = Lane<Down, Up>;

@@ -75,6 +75,23 @@ async fn a_message_that_cannot_be_decoded_ends_the_lane_and_nothing_after_it_is_
 }
 
 #[tokio::test]
+async fn a_peer_that_floods_messages_nested_a_million_deep_loses_the_lane_and_this_process_lives() {
+    let primary: Lane<Down, List> = lane();
+    let (one, mut peer) = UnixStream::pair().unwrap();
+    let end = tokio::spawn(primary.drive(one));
+    let writing = std::thread::spawn(move || {
+        let deep = message(&[1, 0, 0, 0].repeat(MILLION));
+        // As many as the window allows: it is the first of them that is to end the lane.
+        peer.write_all(&deep).and_then(|()| peer.write_all(&deep)).ok();
+        peer
+    });
+    assert_eq!(soon(primary.recv()).await, None);
+    let text = "a message of type List cannot be decoded: values are nested deeper than 128 levels".to_owned();
+    assert_eq!(soon(end).await.unwrap(), LaneEnd::Violation(text));
+    drop(writing.join().unwrap());
+}
+
+#[tokio::test]
 async fn bytes_behind_a_message_are_a_fault_of_the_message() {
     let (mut peer, primary, end) = raw();
     let mut payload = counting(1)[5..].to_vec();
@@ -195,6 +212,58 @@ async fn a_peer_that_asks_and_never_reads_is_not_listened_to_until_it_reads() {
     }
     soon(primary.flush()).await;
     let _peer = reading.join().unwrap();
+}
+
+#[tokio::test]
+async fn answers_that_a_peer_leaves_unread_stay_bounded_and_the_lane_works_again_when_it_reads() {
+    const ASKED: usize = 100;
+    let (worker, primary): (Worker, Primary) = (lane(), lane());
+    let (one, other) = UnixStream::pair().unwrap();
+    let mut driver = Box::pin(worker.drive(one));
+    tokio::spawn(primary.drive(other));
+    let ask = || {
+        let worker = worker.clone();
+        tokio::spawn(async move { worker.call(|reply| Up::Echo { text: String::new(), reply }).await })
+    };
+    let asking: Vec<_> = (0..ASKED).map(|_| ask()).collect();
+    let mut replies = Vec::new();
+    while replies.len() < ASKED {
+        tokio::select! {
+            _ = &mut driver => panic!("the worker's driver ended"),
+            message = soon(primary.recv()) => {
+                let Some(Up::Echo { reply, .. }) = message else { panic!("a question was expected") };
+                replies.push(reply);
+            }
+        }
+    }
+    // From here on nobody reads at the worker's end.
+    let answer = "x".repeat(WINDOW);
+    for reply in replies {
+        reply.send(answer.clone());
+        let held = primary.core().buffered().0;
+        assert!(held <= 5 * WINDOW + 1000 + 13 * ASKED, "{held} bytes of answers are held");
+        tokio::task::yield_now().await;
+    }
+    // Now somebody does.
+    tokio::spawn(driver);
+    let mut answered = 0;
+    for one in asking {
+        match soon(one).await.unwrap() {
+            Ok(text) => {
+                assert!(text == answer);
+                answered += 1;
+            }
+            Err(CallError::Unanswered) => {}
+            Err(error) => panic!("{error}"),
+        }
+    }
+    assert!((4..=8).contains(&answered), "{answered} of {ASKED} were answered");
+    for size in [1, WINDOW, 15 * WINDOW, 15 * WINDOW] {
+        let asking = ask();
+        let Some(Up::Echo { reply, .. }) = soon(primary.recv()).await else { panic!("a question was expected") };
+        reply.send("x".repeat(size));
+        assert_eq!(soon(asking).await.unwrap().map(|text| text.len()), Ok(size));
+    }
 }
 
 #[tokio::test]

@@ -270,6 +270,19 @@ async fn a_message_that_cannot_be_encoded_harms_nobody_else() {
 }
 
 #[tokio::test]
+async fn a_message_that_is_nested_too_deep_is_refused_at_the_sender() {
+    let (sender, receiver): (Lane<List, Down>, Lane<Down, List>) = (lane(), lane());
+    let (one, other) = UnixStream::pair().unwrap();
+    tokio::spawn(sender.drive(one));
+    tokio::spawn(receiver.drive(other));
+    let nested = |levels| (0..levels).fold(List::End, |inner, _| List::Next(Box::new(inner)));
+    let refusal = "values are nested deeper than 128 levels".to_owned();
+    assert_eq!(sender.send(nested(200)).await, Err(SendError::Encode(refusal)));
+    sender.send(nested(100)).await.unwrap();
+    assert_eq!(soon(receiver.recv()).await, Some(nested(100)));
+}
+
+#[tokio::test]
 async fn one_encoding_serves_many_lanes() {
     let lanes = [connected(), connected(), connected()];
     let encoded = Primary::encode_once(Down::Count(5)).unwrap();
