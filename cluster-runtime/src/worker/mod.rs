@@ -202,7 +202,7 @@ impl<Up: Message, Down: Message> std::fmt::Debug for Worker<Up, Down> {
 
 /// How long the last messages may take to reach the kernel after `main` has returned.
 const LAST_WORDS: Duration = Duration::from_secs(5);
-/// How long the listeners of a `main` that does not wait for the shutdown may take to empty their queues.
+/// How long a `main` that does not wait for the shutdown may take to come to listening, and its listeners to empty their queues.
 const LAST_ACCEPTS: Duration = Duration::from_secs(1);
 
 /// The life of a worker: returns what the user's `main` returns.
@@ -212,9 +212,11 @@ pub(crate) fn live<M: WorkerMain<A>, A>(inherited: Inheritance, settings: &Setti
     runtime.block_on(async {
         let Inheritance { identity, primary, control, messages } = inherited;
         let control = Control::new(control).unwrap_or_else(|error| give_up(&error));
-        let Some(grace) = shake_hands::<M::Up, M::Down>(&control).await else { exit(exit_code::CONFIG.into()) };
+        let welcome = shake_hands::<M::Up, M::Down>(&control).await;
+        let Some((grace, drain)) = welcome else { exit(exit_code::CONFIG.into()) };
         guard::start(primary, grace).unwrap_or_else(|error| give_up(&error));
         let process = Process::start(identity, control, grace).unwrap_or_else(|error| give_up(&error));
+        drain.inspect(|drain| process.obey(drain, Vec::new()));
         let lane = Lane::new(Arc::default());
         tokio::spawn(leave_if_violated(lane.drive(messages.into()), Arc::clone(&process)));
         let worker = Worker { current: CurrentWorker { process: Arc::clone(&process) }, lane: lane.clone() };
@@ -237,6 +239,10 @@ pub(crate) fn live<M: WorkerMain<A>, A>(inherited: Inheritance, settings: &Setti
 /// Completes when the worker drains, `main` is not known to wait for that, and the last connection is closed.
 async fn nothing_left_to_do(process: &Process) {
     draining(process.phase()).await;
+    if !process.is_ready() {
+        // It has not come to listening, and connections may wait for it to do so.
+        tokio::time::sleep(LAST_ACCEPTS).await;
+    }
     if !process.is_main_to_end() {
         _ = tokio::time::timeout(LAST_ACCEPTS, process.listeners().none_left()).await;
         process.streams().none_left().await;
@@ -259,16 +265,20 @@ async fn give_up_flushing(process: &Process) {
     _ = tokio::time::timeout(LAST_WORDS, cut(process.phase())).await;
 }
 
-/// Says hello and hears the welcome; `None` when the primary is gone or refuses this build.
-async fn shake_hands<Up: Message, Down: Message>(control: &Control) -> Option<Duration> {
+/// Says hello and hears the welcome: the grace period, and an order to drain that came before it. `None` when the primary is gone or
+/// refuses this build.
+async fn shake_hands<Up: Message, Down: Message>(control: &Control) -> Option<(Duration, Option<ToWorker>)> {
     let hello = FromWorker::Hello { up: Schema::of::<Up>(), down: Schema::of::<Down>() };
     control.send(&hello).await.ok()?;
-    match control.receive().await {
-        Ok(Some((ToWorker::Welcome { grace }, _))) => Some(grace),
-        // The cluster stops before it has begun here; there is nothing to drain.
-        Ok(Some((ToWorker::Drain { .. }, _))) => exit(0),
-        // The primary says why; two voices would say it twice.
-        Ok(_) | Err(_) => None,
+    let mut drain = None;
+    loop {
+        match control.receive().await {
+            Ok(Some((ToWorker::Welcome { grace }, _))) => return Some((grace, drain)),
+            // The cluster stops already. Connections may wait for this worker, so it goes on, to serve and to drain.
+            Ok(Some((order @ ToWorker::Drain { .. }, _))) => drain = Some(order),
+            // The primary says why; two voices would say it twice.
+            Ok(_) | Err(_) => return None,
+        }
     }
 }
 

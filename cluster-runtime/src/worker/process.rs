@@ -150,6 +150,10 @@ impl Process {
         }
     }
 
+    pub(super) fn is_ready(&self) -> bool {
+        self.ready.load(Ordering::Relaxed)
+    }
+
     pub(crate) fn expect_main_to_end(&self) {
         self.main_to_end.store(true, Ordering::Relaxed);
     }
@@ -211,7 +215,7 @@ impl Process {
         });
     }
 
-    fn obey(&self, order: &ToWorker, fds: Vec<OwnedFd>) {
+    pub(super) fn obey(&self, order: &ToWorker, fds: Vec<OwnedFd>) {
         match *order {
             ToWorker::Drain { grace, last } => self.drain(grace, last),
             ToWorker::Listening { request, outcome } => {
