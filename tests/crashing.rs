@@ -71,9 +71,13 @@ fn killed_under_load_only_what_the_worker_had_accepted_fails_and_the_total_goes_
     // Each client has one connection at a time, so one kill costs each of them at most one request.
     assert!(failures.len() <= 3 * 4, "of {served} failed: {failures:?}");
     assert!(failures.iter().all(|failure| failure.was_accepted), "{failures:?}");
-    let total: usize = http::body(address, "/total").parse().unwrap();
-    // A hit that was counted may have died with the worker before it was answered, and one that was queued before sending.
-    assert!(total.abs_diff(served) <= 3 * 4, "{total} counted, {served} answered");
+    // A kill may take along the hits of a few answered requests that were not on their way yet, or leave a hit counted that was
+    // never answered. The last hits may still be on their way while another worker asks for the total.
+    let slack = 3 * 2 * 4;
+    cluster.wait_until("the total to be what was served", |_| {
+        let total: usize = http::body(address, "/total").parse().unwrap();
+        (total + slack >= served && total <= served + slack).then_some(())
+    });
 }
 
 #[test]
