@@ -36,6 +36,8 @@ fn messages_of_every_shape_arrive_equal_both_ways() {
     let mut cluster = talker("shapes").start();
     wait_for_all(&mut cluster, &[1, 2].map(|id| format!("worker {id}: all came back equal")));
     stop(&mut cluster);
+    let log = cluster.log_text();
+    assert_eq!(log.matches("nests too deep: Err(Encode(").count(), 2, "{log}");
 }
 
 #[test]

@@ -93,6 +93,12 @@ mod shapes {
         Node(Box<Self>, u16, Box<Self>),
     }
 
+    impl Tree {
+        fn of(depth: u16) -> Self {
+            (0..depth).fold(Self::Leaf, |tree, depth| Self::Node(Box::new(tree), depth, Box::new(Self::Leaf)))
+        }
+    }
+
     #[derive(Clone, Debug, PartialEq, Message)]
     pub(super) enum Shape<T>
     where
@@ -144,7 +150,6 @@ mod shapes {
     }
 
     fn samples() -> Vec<Shape<Point>> {
-        let tree = (0..500).fold(Tree::Leaf, |tree, depth| Tree::Node(Box::new(tree), depth, Box::new(Tree::Leaf)));
         let point = Point { x: i32::MIN, y: -0.5 };
         vec![
             Shape::Unit,
@@ -153,7 +158,7 @@ mod shapes {
             Shape::Tuple(u8::MAX, i64::MIN, '🦀', true),
             Shape::Named { text: "grüße\0\n".into(), list: (0..=255).collect(), blob: Blob::of(1000, 7) },
             Shape::Named { text: String::new(), list: Vec::new(), blob: Blob::of(0, 0) },
-            Shape::Nested(point.clone(), tree, Marker),
+            Shape::Nested(point.clone(), Tree::of(100), Marker),
             Shape::Generic(point.clone()),
             Shape::Optional(Some(Box::new(point)), None),
             Shape::Optional(None, Some("text".into())),
@@ -173,6 +178,8 @@ mod shapes {
 
     pub(super) async fn worker(worker: Worker<Shape<Point>, Shape<Point>>) -> cluster::Result {
         worker.ready();
+        let too_deep = Shape::Nested(Point { x: 0, y: 0.0 }, Tree::of(1000), Marker);
+        say(&worker, format_args!("nests too deep: {:?}", worker.send(too_deep).await));
         for sample in samples() {
             worker.send(sample).await?;
         }
