@@ -58,13 +58,17 @@ impl fmt::Display for Error {
 
 impl fmt::Debug for Error {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{self}")?;
+        let mut text = self.to_string();
         let mut cause = self.source();
         while let Some(error) = cause {
-            write!(f, ": {error}")?;
+            // Many errors name their cause in their own text already.
+            let more = error.to_string();
+            if !text.ends_with(&more) {
+                text = format!("{text}: {more}");
+            }
             cause = error.source();
         }
-        Ok(())
+        f.write_str(&text)
     }
 }
 
@@ -129,4 +133,23 @@ pub mod exit_code {
     pub const GRACE_EXPIRED: u8 = 5;
     /// Ctrl-C during the stop killed every worker at once: 128 and the number of the signal, as shells count.
     pub const INTERRUPTED: u8 = 130;
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[derive(Debug, thiserror::Error)]
+    #[error("cannot open the shop: {0}")]
+    struct Shop(#[source] io::Error);
+
+    #[derive(Debug, thiserror::Error)]
+    #[error("no bread today")]
+    struct Bread(#[source] Shop);
+
+    #[test]
+    fn what_rust_prints_names_every_cause_once() {
+        let error = Error::other(Bread(Shop(io::Error::other("the door is stuck"))));
+        assert_eq!(format!("{error:?}"), "no bread today: cannot open the shop: the door is stuck");
+    }
 }
