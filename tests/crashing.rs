@@ -20,7 +20,7 @@ fn a_killed_worker_is_told_once_and_replaced_in_its_slot() {
     let victim = who(address);
     send(victim.pid, Signal::SIGKILL);
     cluster.wait_for(&format!("Exited(WorkerId({}), Exit {{ status: Signal(9), reason: Crashed }})", victim.id));
-    cluster.wait_for("Ready(WorkerId(3))");
+    cluster.wait_logged("Ready(WorkerId(3))");
     let replacement = who::find(address, |who| who.id == 3);
     assert_eq!(replacement.slot, victim.slot);
     cluster.signal(Signal::SIGTERM);
@@ -59,13 +59,13 @@ fn killed_under_load_only_what_the_worker_had_accepted_fails_and_the_total_goes_
     let mut cluster = Cluster::of(WEB).workers(2).start();
     let address = cluster.wait_ready();
     let load = Load::start(address, 4, "/hit");
-    for _ in 0..3 {
+    for replacement in 3..6 {
         let served = load.served();
         cluster.wait_until("requests to be served", |_| (load.served() > served + 200).then_some(()));
         let victim = *cluster.wait_for_workers(2).first().unwrap();
         send(victim, Signal::SIGKILL);
         cluster.wait_for("reason: Crashed");
-        cluster.wait_for("Ready(");
+        cluster.wait_logged(&format!("Ready(WorkerId({replacement}))"));
     }
     let (served, failures) = load.stop();
     // Each client has one connection at a time, so one kill costs each of them at most one request.
@@ -84,20 +84,21 @@ fn killed_under_load_only_what_the_worker_had_accepted_fails_and_the_total_goes_
 fn a_worker_that_aborts_overflows_its_stack_or_exits_takes_nobody_with_it() {
     let mut cluster = Cluster::of(WEB).workers(2).start();
     let address = cluster.wait_ready();
-    for (path, told) in [
+    let cases = [
         ("/abort", "crashed (killed by SIGABRT)"),
         ("/overflow", "crashed (killed by SIGABRT)"),
         ("/exit/42", "crashed (exit code 42)"),
         ("/exit/0", "finished (exit code 0)"),
-    ] {
+    ];
+    for ((path, told), replacement) in cases.into_iter().zip(3..) {
         let before = cluster.wait_for_workers(2);
         http::get(address, path).expect_err("the worker is gone before it can answer");
-        cluster.wait_for(told);
+        cluster.wait_logged(told);
         let after = cluster.wait_until("a replacement", |cluster| {
             Some(cluster.workers()).filter(|workers| workers.len() == 2 && *workers != before)
         });
         assert_eq!(before.intersection(&after).count(), 1, "{path}: the sibling went on");
-        cluster.wait_for("Ready(");
+        cluster.wait_logged(&format!("Ready(WorkerId({replacement}))"));
     }
     assert!(cluster.workers().contains(&who(address).pid));
 }
@@ -190,9 +191,9 @@ fn a_cluster_whose_stderr_nobody_reads_goes_on() {
 fn a_worker_that_keeps_crashing_is_restarted_after_growing_pauses() {
     let mut cluster = Cluster::of(WEB).workers(1).start();
     let address = cluster.wait_ready();
-    for pause in ["at once", "in 100ms", "in 200ms", "in 400ms"] {
+    for (pause, replacement) in ["at once", "in 100ms", "in 200ms", "in 400ms"].into_iter().zip(2..) {
         http::get(address, "/exit/1").expect_err("the worker is gone before it can answer");
-        cluster.wait_for(&format!("crashed (exit code 1); restarted {pause}"));
-        cluster.wait_for("Ready(");
+        cluster.wait_logged(&format!("crashed (exit code 1); restarted {pause}"));
+        cluster.wait_logged(&format!("Ready(WorkerId({replacement}))"));
     }
 }
