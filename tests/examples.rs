@@ -50,10 +50,11 @@ fn each_starts_one_worker_per_core_where_nothing_else_is_said() {
 fn each_listens_where_it_is_told_and_a_second_one_there_fails_clearly() {
     for program in [COUNTER, HELLO, REPORT] {
         let free = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
-        let start = || Cluster::of(program).workers(2).env("ADDR", &free.to_string()).start();
-        let mut first = start();
+        let start = |workers| Cluster::of(program).workers(workers).env("ADDR", &free.to_string()).start();
+        let mut first = start(2);
         assert_eq!(first.wait_ready(), free);
-        let mut second = start();
+        // One worker, as the words of two would mingle.
+        let mut second = start(1);
         second.wait_for(&format!("Error: cannot listen on {free}: Address already in use"));
         second.expect_exit(3);
         assert!(http::body(free, "/").starts_with("hello from worker "));
