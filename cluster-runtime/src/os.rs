@@ -13,7 +13,8 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use nix::errno::Errno;
 use nix::fcntl::{FcntlArg, FdFlag, fcntl};
 use nix::sys::signal::{SaFlags, SigAction, SigHandler, SigSet, SigmaskHow, Signal, pthread_sigmask, sigaction};
-use nix::sys::socket::{ControlMessage, MsgFlags, sendmsg};
+use nix::sys::socket::sockopt::AttachReusePortCbpf;
+use nix::sys::socket::{ControlMessage, MsgFlags, sendmsg, setsockopt};
 use nix::unistd::Pid;
 use tokio::io::Interest;
 use tokio::io::unix::AsyncFd;
@@ -145,6 +146,43 @@ pub(crate) fn kill_self() -> ! {
     // SIGKILL of oneself does not return; a process that is PID 1 of its namespace is immune to it, though.
     // SAFETY: _exit takes an integer and never returns.
     unsafe { libc::_exit(137) }
+}
+
+/// Lets `program` choose among the sockets of the reuseport group that `socket` is in; it replaces the one before.
+///
+/// # Errors
+/// EINVAL for a socket that is in no group, ENOMEM for a program beyond `net.core.optmem_max` (some 2500 instructions
+/// on kernels before 6.8).
+#[allow(dead_code)]
+pub(crate) fn attach_steering(socket: BorrowedFd<'_>, program: &[libc::sock_filter]) -> io::Result<()> {
+    let len = u16::try_from(program.len()).map_err(io::Error::other)?;
+    // The kernel copies the program; that it takes a pointer to mutable is an accident of its declaration. nix asks for
+    // no unsafe block, though the pointer is ours to get right: it and `len` come from one live slice.
+    let program = libc::sock_fprog { len, filter: program.as_ptr().cast_mut() };
+    setsockopt(&socket, AttachReusePortCbpf, &program).map_err(Into::into)
+}
+
+/// Gives the choice among the sockets of the group back to the kernel.
+///
+/// # Errors
+/// ENOENT if no program is attached, EINVAL for a socket that is in no group.
+#[allow(dead_code)]
+pub(crate) fn detach_steering(socket: BorrowedFd<'_>) -> io::Result<()> {
+    // libc does not have it for Linux. The number is of asm-generic, as all architectures use it that cluster runs on.
+    const SO_DETACH_REUSEPORT_BPF: libc::c_int = 68;
+    let unused: libc::c_int = 0;
+    // SAFETY: the kernel reads one integer, from a live place of that size.
+    let done = unsafe {
+        libc::setsockopt(
+            socket.as_raw_fd(),
+            libc::SOL_SOCKET,
+            SO_DETACH_REUSEPORT_BPF,
+            (&raw const unused).cast(),
+            size_of_val(&unused) as libc::socklen_t,
+        )
+    };
+    Errno::result(done)?;
+    Ok(())
 }
 
 /// Sends one packet with descriptors over a SEQPACKET socket; never blocks.

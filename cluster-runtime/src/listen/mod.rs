@@ -3,6 +3,8 @@
 //! The socket comes from the primary (`registry`), which owns it; the worker accepts from it directly.
 
 pub(crate) mod registry;
+#[allow(dead_code)]
+pub(crate) mod steer;
 mod stream;
 
 use std::fmt;
