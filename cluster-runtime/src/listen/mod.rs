@@ -6,6 +6,8 @@ pub(crate) mod registry;
 #[allow(dead_code)]
 pub(crate) mod steer;
 mod stream;
+#[allow(dead_code)]
+pub(crate) mod unix;
 
 use std::fmt;
 use std::io;
