@@ -2,6 +2,8 @@
 //!
 //! The socket comes from the primary (`registry`), which owns it; the worker accepts from it directly.
 
+#[allow(dead_code)]
+pub(crate) mod head;
 pub(crate) mod registry;
 #[allow(dead_code)]
 pub(crate) mod steer;
