@@ -1,112 +1,157 @@
-//! A program to measure, and a running one.
+//! The programs to measure.
 
-use std::io::{Read as _, Write as _};
-use std::net::{SocketAddr, TcpListener, TcpStream};
-use std::process::{Child, Command, Stdio};
-use std::time::{Duration, Instant};
-use std::{env, io, thread};
-
-use nix::sys::signal::{Signal, kill};
-use nix::unistd::Pid;
-
-use crate::process::{self, Memory};
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::{env, fs};
 
 /// A program that answers `GET /`.
 pub(crate) struct Peer {
     pub(crate) name: &'static str,
-    program: &'static str,
+    program: Program,
 }
 
-/// One that runs; ended by being dropped.
-pub(crate) struct Running {
-    child: Child,
-    pub(crate) address: SocketAddr,
-    /// From the spawn to the first answer.
-    pub(crate) started_in: Duration,
+enum Program {
+    /// Of this package; serves by processes.
+    Service {
+        dispatch: &'static str,
+    },
+    /// Of this package; serve by threads.
+    Tokio,
+    Hyper,
+    Node {
+        policy: &'static str,
+    },
+    Nginx {
+        reuseport: bool,
+    },
+}
+
+/// The library under its default policy, which most bars are about.
+pub(crate) const DEFAULT: &str = "cluster-balanced";
+
+pub(crate) const ALL: [Peer; 10] = [
+    Peer { name: DEFAULT, program: Program::Service { dispatch: "balanced" } },
+    Peer { name: "cluster-kernel", program: Program::Service { dispatch: "kernel" } },
+    Peer { name: "cluster-round-robin", program: Program::Service { dispatch: "round-robin" } },
+    Peer { name: "cluster-sticky", program: Program::Service { dispatch: "sticky" } },
+    Peer { name: "tokio-threads", program: Program::Tokio },
+    Peer { name: "hyper-reuseport", program: Program::Hyper },
+    Peer { name: "node-rr", program: Program::Node { policy: "rr" } },
+    Peer { name: "node-none", program: Program::Node { policy: "none" } },
+    Peer { name: "nginx", program: Program::Nginx { reuseport: false } },
+    Peer { name: "nginx-reuseport", program: Program::Nginx { reuseport: true } },
+];
+
+/// Those that were asked for by name, or all.
+pub(crate) fn select(names: &[String]) -> Result<Vec<&'static Peer>, String> {
+    let known: Vec<&str> = ALL.iter().map(|peer| peer.name).collect();
+    if let Some(stranger) = names.iter().find(|name| !known.contains(&name.as_str())) {
+        return Err(format!("--only {stranger}: there are {}", known.join(", ")));
+    }
+    Ok(ALL.iter().filter(|peer| names.is_empty() || names.iter().any(|name| name == peer.name)).collect())
 }
 
 impl Peer {
-    pub(crate) fn new(name: &'static str, program: &'static str) -> Self {
-        Self { name, program }
+    /// Its workers are processes, so they can be killed, replaced, and weighed.
+    pub(crate) fn has_processes(&self) -> bool {
+        !matches!(self.program, Program::Tokio | Program::Hyper)
     }
 
-    /// Starts it and waits for its first answer.
-    pub(crate) fn start(&self, cores: usize) -> Running {
-        let address = free_address();
-        let program = env::current_exe().expect("this program has a path").with_file_name(self.program);
-        let started = Instant::now();
-        let child = Command::new(program)
-            .env("ADDR", address.to_string())
-            .env("CLUSTER_WORKERS", cores.to_string())
-            .env("TOKIO_WORKER_THREADS", cores.to_string())
-            .env("CLUSTER_QUIET", "true")
-            .stdin(Stdio::null())
-            .spawn()
-            .expect("the peer starts");
-        let started_in = wait_for_answer(address, started);
-        Running { child, address, started_in }
+    /// It answers `/generate-report`.
+    pub(crate) fn has_reports(&self) -> bool {
+        !matches!(self.program, Program::Nginx { .. })
+    }
+
+    /// Its answer to `/who` names the worker. tokio's threads share all connections, so there is nothing to balance.
+    pub(crate) fn tells_who(&self) -> bool {
+        !matches!(self.program, Program::Tokio | Program::Nginx { .. })
+    }
+
+    /// What the program says of its version, if that is not this package's.
+    pub(crate) fn version(&self) -> Option<String> {
+        let ask = |flag| Command::new(self.executable()?).arg(flag).output().ok();
+        let output = match self.program {
+            Program::Service { .. } | Program::Tokio | Program::Hyper => return None,
+            Program::Node { .. } => ask("--version")?.stdout,
+            Program::Nginx { .. } => ask("-v")?.stderr,
+        };
+        let text = String::from_utf8_lossy(&output).into_owned();
+        Some(text.trim().trim_start_matches("nginx version: nginx/").trim_start_matches('v').to_owned())
+    }
+
+    /// None, if it is not installed.
+    pub(crate) fn executable(&self) -> Option<PathBuf> {
+        let here = env::current_exe().ok()?;
+        let path = match self.program {
+            Program::Service { .. } => here.with_file_name("peer-service"),
+            Program::Tokio => here.with_file_name("peer-tokio-threads"),
+            Program::Hyper => here.with_file_name("peer-hyper-reuseport"),
+            // Where `install-peers` puts it: beside the directory of this program.
+            Program::Node { .. } => here.parent()?.with_file_name("peers").join("node_modules/node/bin/node"),
+            Program::Nginx { .. } => find_nginx()?,
+        };
+        path.exists().then_some(path)
+    }
+
+    /// How to run it in the foreground; files that it needs are written to `scratch`.
+    pub(crate) fn command(&self, address: SocketAddr, workers: usize, scratch: &Path) -> Command {
+        let mut command = Command::new(self.executable().expect("only installed peers are run"));
+        command.env("ADDR", address.to_string());
+        match self.program {
+            Program::Service { dispatch } => command
+                .env("CLUSTER_DISPATCH", dispatch)
+                .env("CLUSTER_WORKERS", workers.to_string())
+                .env("CLUSTER_QUIET", "true"),
+            Program::Tokio => command.env("TOKIO_WORKER_THREADS", workers.to_string()),
+            Program::Hyper => command.env("WORKERS", workers.to_string()),
+            Program::Node { policy } => command
+                .arg(Path::new(env!("CARGO_MANIFEST_DIR")).join("apps/node-cluster.js"))
+                .env("NODE_CLUSTER_SCHED_POLICY", policy)
+                .env("WORKERS", workers.to_string()),
+            Program::Nginx { reuseport } => {
+                let configuration = scratch.join("nginx.conf");
+                let text = nginx_configuration(address, workers, reuseport, scratch);
+                fs::write(&configuration, text).expect("the scratch directory can be written");
+                command.arg("-e").arg("stderr").arg("-p").arg(scratch).arg("-c").arg(configuration)
+            }
+        };
+        command
     }
 }
 
-impl Running {
-    /// CPU time of the whole tree so far; no process of it may end between two looks.
-    pub(crate) fn cpu_time(&self) -> Duration {
-        let workers = process::children(self.child.id()).into_iter();
-        workers.chain([self.child.id()]).map(process::cpu_time).sum()
-    }
-
-    /// The mean over the workers, if there are any.
-    pub(crate) fn memory_per_worker(&self) -> Option<Memory> {
-        let workers = process::children(self.child.id());
-        let count = workers.len() as f64;
-        let sum = workers.iter().map(|pid| process::memory(*pid)).reduce(|sum, one| Memory {
-            private_kib: sum.private_kib + one.private_kib,
-            proportional_kib: sum.proportional_kib + one.proportional_kib,
-        })?;
-        Some(Memory { private_kib: sum.private_kib / count, proportional_kib: sum.proportional_kib / count })
-    }
-
-    /// Kills every worker at once and measures how long nobody answers: a killed worker's replacement has to be up.
-    pub(crate) fn crash_all(&self) -> Duration {
-        let workers = process::children(self.child.id());
-        let started = Instant::now();
-        for pid in workers {
-            send(pid, Signal::SIGKILL);
-        }
-        wait_for_answer(self.address, started)
-    }
+/// Debian has it where only root's PATH leads.
+fn find_nginx() -> Option<PathBuf> {
+    let path = env::var_os("PATH").unwrap_or_default();
+    let directories = env::split_paths(&path).chain([PathBuf::from("/usr/sbin")]);
+    directories.map(|directory| directory.join("nginx")).find(|file| file.exists())
 }
 
-impl Drop for Running {
-    fn drop(&mut self) {
-        // Not SIGKILL: workers would go on for a moment, beside the next peer.
-        send(self.child.id(), Signal::SIGTERM);
-        _ = self.child.wait();
-    }
-}
-
-/// To a process that this program has started, directly or not.
-fn send(pid: u32, signal: Signal) {
-    _ = kill(Pid::from_raw(pid.cast_signed()), signal);
-}
-
-fn wait_for_answer(address: SocketAddr, since: Instant) -> Duration {
-    while ask(address).is_err() {
-        assert!(since.elapsed() < Duration::from_secs(30), "nobody answers on {address}");
-        thread::yield_now();
-    }
-    since.elapsed()
-}
-
-fn ask(address: SocketAddr) -> io::Result<()> {
-    let mut stream = TcpStream::connect(address)?;
-    stream.write_all(b"GET / HTTP/1.1\r\nhost: bench\r\nconnection: close\r\n\r\n")?;
-    let mut answer = String::new();
-    stream.read_to_string(&mut answer)?;
-    if answer.starts_with("HTTP/1.1 200") { Ok(()) } else { Err(io::ErrorKind::InvalidData.into()) }
-}
-
-/// An address that was free a moment ago.
-fn free_address() -> SocketAddr {
-    TcpListener::bind("127.0.0.1:0").and_then(|listener| listener.local_addr()).expect("loopback has a free port")
+/// Connections are kept for as many requests as the other peers keep them for, which is without end.
+fn nginx_configuration(address: SocketAddr, workers: usize, reuseport: bool, scratch: &Path) -> String {
+    let reuseport = if reuseport { " reuseport" } else { "" };
+    let scratch = scratch.display();
+    format!(
+        r#"daemon off;
+worker_processes {workers};
+pid {scratch}/nginx.pid;
+error_log stderr crit;
+events {{ worker_connections 1024; }}
+http {{
+    access_log off;
+    server_tokens off;
+    keepalive_requests 1000000000;
+    client_body_temp_path {scratch}/body;
+    proxy_temp_path {scratch}/proxy;
+    fastcgi_temp_path {scratch}/fastcgi;
+    uwsgi_temp_path {scratch}/uwsgi;
+    scgi_temp_path {scratch}/scgi;
+    server {{
+        listen {address}{reuseport};
+        default_type "text/plain; charset=utf-8";
+        location / {{ return 200 "hello from pid $pid\n"; }}
+    }}
+}}
+"#
+    )
 }

@@ -1,0 +1,36 @@
+//! What the command line asks for.
+
+use std::time::Duration;
+
+pub(crate) const USAGE: &str =
+    "usage: cargo run --release -p benches -- compare [--rounds N] [--span SECONDS] [--only PEER,PEER]";
+
+/// How much is measured.
+pub(crate) struct Options {
+    /// Every peer takes part in each.
+    pub(crate) rounds: usize,
+    /// How long one peer is under one load in one round.
+    pub(crate) span: Duration,
+    /// The peers to measure, by name; all, if empty.
+    pub(crate) only: Vec<String>,
+}
+
+impl Options {
+    pub(crate) fn parse(mut arguments: impl Iterator<Item = String>) -> Result<Self, String> {
+        let mut options = Self { rounds: 7, span: Duration::from_secs(3), only: Vec::new() };
+        while let Some(key) = arguments.next() {
+            let value = arguments.next().ok_or_else(|| format!("{key} needs a value\n{USAGE}"))?;
+            match key.as_str() {
+                "--rounds" => options.rounds = positive(&key, &value)?,
+                "--span" => options.span = Duration::from_secs(positive(&key, &value)? as u64),
+                "--only" => options.only = value.split(',').map(str::to_owned).collect(),
+                _ => return Err(format!("{key} is not known\n{USAGE}")),
+            }
+        }
+        Ok(options)
+    }
+}
+
+fn positive(key: &str, value: &str) -> Result<usize, String> {
+    value.parse().ok().filter(|number| *number > 0).ok_or_else(|| format!("{key} {value}: not a positive whole number"))
+}

@@ -1,0 +1,43 @@
+//! What the figures were measured on, and what of.
+
+use std::path::Path;
+use std::{env, fs, thread};
+
+use crate::peer::Peer;
+use crate::wrk;
+
+/// One line for the machine, and one for the versions.
+pub(crate) fn note(installed: &[&Peer]) -> String {
+    format!("Machine: {}.\nVersions: {}.\n", machine(), versions(installed).join(", "))
+}
+
+fn machine() -> String {
+    let cores = thread::available_parallelism().map_or(1, usize::from);
+    let processors = fs::read_to_string("/proc/cpuinfo").unwrap_or_default();
+    let model = processors.lines().find_map(|line| line.strip_prefix("model name")?.split_once(": "));
+    let model = model.map_or(env::consts::ARCH, |(_, name)| name.trim());
+    let kernel = fs::read_to_string("/proc/sys/kernel/osrelease").unwrap_or_default();
+    // What follows the number is the builder's.
+    let kernel = kernel.trim().split('-').next().unwrap_or_default();
+    format!("{cores} cores ({model}), shared with the client; Linux {kernel}")
+}
+
+fn versions(installed: &[&Peer]) -> Vec<String> {
+    let lock = Path::new(env!("CARGO_MANIFEST_DIR")).join("../Cargo.lock");
+    let lock = fs::read_to_string(lock).unwrap_or_default();
+    let crates =
+        ["axum", "hyper", "tokio"].into_iter().filter_map(|name| Some(format!("{name} {}", locked(&lock, name)?)));
+    let mut all: Vec<String> = crates.collect();
+    for peer in installed {
+        let family = peer.name.split('-').next().unwrap_or(peer.name);
+        all.extend(peer.version().map(|version| format!("{family} {version}")));
+    }
+    all.dedup();
+    all.extend(wrk::version().map(|version| format!("wrk {version}")));
+    all
+}
+
+fn locked<'a>(lock: &'a str, name: &str) -> Option<&'a str> {
+    let (_, rest) = lock.split_once(&format!("name = \"{name}\"\nversion = \""))?;
+    Some(rest.split_once('"')?.0)
+}

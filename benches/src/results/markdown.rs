@@ -1,0 +1,165 @@
+//! The figures as Markdown.
+
+use std::fmt::Write as _;
+
+use super::bars::{self, Bar, Limit};
+use super::{Beside, Figure, Rank, Samples, machine};
+use crate::options::Options;
+use crate::peer::Peer;
+use crate::wrk::Load;
+
+/// Fewer rounds show that the bench works, and nothing else.
+const ROUNDS_TO_JUDGE: usize = 5;
+
+struct Section {
+    title: &'static str,
+    note: &'static str,
+    figures: &'static [Figure],
+    chart: Option<&'static str>,
+}
+
+const SECTIONS: [Section; 5] = [
+    Section {
+        title: "Serving",
+        note: "Two workers or threads under wrk with one thread and 64 connections; CPU time, user and system, is that of the \
+               peer's whole process tree.",
+        figures: &[
+            Figure::PerSecond(Load::Kept),
+            Figure::Cpu(Load::Kept),
+            Figure::PerSecond(Load::Each),
+            Figure::Cpu(Load::Each),
+        ],
+        chart: Some("cpu.svg"),
+    },
+    Section {
+        title: "Balance",
+        note: "Connections of the worker that has most, by the mean of all workers; 1 is even. Kept connections are all opened \
+               before the first request is made. tokio's threads share their connections, and nginx does not say who answers.",
+        figures: &[
+            Figure::Kept { workers: 2 },
+            Figure::Kept { workers: 4 },
+            Figure::Kept { workers: 8 },
+            Figure::Sequential,
+        ],
+        chart: Some("balance.svg"),
+    },
+    Section {
+        title: "The light route beside a busy worker",
+        note: "Milliseconds from the instant at which a client meant to come: 400 a second, with a connection and a request each, to \
+               two workers or threads, while somebody asks for reports, of 200 ms CPU each, one after the other on one connection. \
+               Beside it, what the scheduler alone costs: the same while an unrelated process burns one of the cores.",
+        figures: &[
+            Figure::Light(Beside::Nobody, Rank::Half),
+            Figure::Light(Beside::Nobody, Rank::NinetyNine),
+            Figure::Light(Beside::Nobody, Rank::Last),
+            Figure::Light(Beside::Report, Rank::Half),
+            Figure::Light(Beside::Report, Rank::NinetyNine),
+            Figure::Light(Beside::Report, Rank::Last),
+            Figure::Light(Beside::Spinner, Rank::Half),
+            Figure::Light(Beside::Spinner, Rank::NinetyNine),
+            Figure::Light(Beside::Spinner, Rank::Last),
+        ],
+        chart: Some("tail.svg"),
+    },
+    Section {
+        title: "Processes",
+        note: "Two workers. Private memory is what nobody else has; proportional is that with a share of what is common. The load \
+               is that of \"Serving\".",
+        figures: &[
+            Figure::StartToServing,
+            Figure::CrashToServing,
+            Figure::IdlePrivate,
+            Figure::IdleProportional,
+            Figure::LoadedPrivate,
+            Figure::LoadedProportional,
+        ],
+        chart: None,
+    },
+    Section {
+        title: "One worker of four is killed",
+        note: "Clients, of 200 that waited for stopped workers with a request sent each, who were refused, reset or left without an \
+               answer for ten seconds, because one worker was killed; the others went on.",
+        figures: &[Figure::Lost],
+        chart: None,
+    },
+];
+
+pub(crate) fn document(options: &Options, installed: &[&Peer], missing: &[&Peer], samples: &Samples) -> String {
+    let mut text = String::from("# This library beside others\n\n");
+    _ = writeln!(
+        text,
+        "`cargo run --release -p benches -- compare`, after `benches/install-peers`: medians of {} interleaved rounds \
+         (least–most) of {} s.\n",
+        options.rounds,
+        options.span.as_secs()
+    );
+    if options.rounds < ROUNDS_TO_JUDGE {
+        _ = writeln!(text, "**So few rounds are a trial of the bench, and no measurement.**\n");
+    }
+    _ = writeln!(text, "{}", machine::note(installed));
+    write_bars(&mut text, samples);
+    for section in &SECTIONS {
+        section.write(&mut text, installed, missing, samples);
+    }
+    text
+}
+
+fn write_bars(text: &mut String, samples: &Samples) {
+    text.push_str("## Bars\n\n| | measured | bar | |\n| --- | --- | --- | --- |\n");
+    for bar in &bars::ALL {
+        let limit = match bar.limit {
+            Limit::AtMost(limit) => format!("≤ {}", brief(limit)),
+            Limit::Below(limit) => format!("< {}", brief(limit)),
+            Limit::None => "–".into(),
+        };
+        let (measured, verdict) = judge(bar, samples);
+        _ = writeln!(text, "| {} | {measured} | {limit} | {verdict} |", bar.name);
+    }
+    text.push('\n');
+}
+
+fn judge(bar: &Bar, samples: &Samples) -> (String, &'static str) {
+    let Some(value) = bar.value(samples) else { return ("–".into(), "not measured") };
+    let verdict = match bar.limit.is_met(value.median) {
+        Some(true) => "met",
+        Some(false) => "**not met**",
+        None => "",
+    };
+    (format!("{:.2} ({:.2}–{:.2})", value.median, value.least, value.most), verdict)
+}
+
+impl Section {
+    /// A row for each peer.
+    fn write(&self, text: &mut String, installed: &[&Peer], missing: &[&Peer], samples: &Samples) {
+        _ = writeln!(text, "## {}\n\n{}\n", self.title, self.note);
+        let titles: Vec<String> = self.figures.iter().map(Figure::to_string).collect();
+        _ = writeln!(text, "| | {} |\n| --- |{}", titles.join(" | "), " --- |".repeat(titles.len()));
+        for peer in installed {
+            let cells: Vec<String> = self.figures.iter().map(|figure| cell(samples, *figure, peer.name)).collect();
+            _ = writeln!(text, "| {} | {} |", peer.name, cells.join(" | "));
+        }
+        for peer in missing {
+            _ = writeln!(text, "| {} |{}", peer.name, " not installed |".repeat(titles.len()));
+        }
+        text.push('\n');
+        if let Some(chart) = self.chart {
+            _ = writeln!(text, "![{}]({chart})\n", self.title);
+        }
+    }
+}
+
+fn cell(samples: &Samples, figure: Figure, peer: &'static str) -> String {
+    samples.summary(figure, peer).map_or("–".into(), |summary| {
+        format!("{} ({}–{})", brief(summary.median), brief(summary.least), brief(summary.most))
+    })
+}
+
+/// Three digits that count; none behind the point that say nothing.
+pub(crate) fn brief(value: f64) -> String {
+    match value.abs() {
+        0.0 => "0".into(),
+        100.0.. => format!("{value:.0}"),
+        10.0.. => format!("{value:.1}"),
+        _ => format!("{value:.2}"),
+    }
+}
