@@ -4,8 +4,8 @@ use std::io::{self, BufRead as _, BufReader, Read as _, Write as _};
 use std::net::{SocketAddr, TcpStream};
 use std::time::Duration;
 
-/// The longest that anybody waits for an answer.
-pub(crate) const DEADLINE: Duration = Duration::from_secs(10);
+/// The longest that anybody waits for an answer; several times what the slowest peer takes to give one.
+pub(crate) const DEADLINE: Duration = Duration::from_secs(2);
 
 /// A connection that may be kept.
 pub(crate) struct Connection {

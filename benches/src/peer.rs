@@ -135,7 +135,7 @@ fn nginx_configuration(address: SocketAddr, workers: usize, reuseport: bool, scr
         r#"daemon off;
 worker_processes {workers};
 pid {scratch}/nginx.pid;
-error_log stderr crit;
+error_log stderr emerg;
 events {{ worker_connections 1024; }}
 http {{
     access_log off;

@@ -61,7 +61,8 @@ impl Running {
         Memory { private_mib: mean(|one| one.private_mib), proportional_mib: mean(|one| one.proportional_mib) }
     }
 
-    /// Kills every worker at once and measures how long nobody answers: a killed worker's replacement has to be up.
+    /// Kills every worker at once and measures how long nobody answers: a killed worker's replacement has to be up. A client that
+    /// gets no answer gives up at its deadline and tries again.
     pub(crate) fn crash_all(&self) -> Duration {
         let workers = self.workers();
         let started = Instant::now();

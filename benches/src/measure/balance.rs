@@ -15,18 +15,18 @@ use crate::running::Running;
 const KEPT: usize = 64;
 /// So many connections follow each other, over as many workers as the most that kept ones are spread over.
 const SEQUENTIAL: usize = 800;
-/// Trials in a round: one says little where chance decides.
-const TRIALS: usize = 3;
+/// At least, in all rounds together: few say little where chance decides.
+const TRIALS: usize = 20;
 /// For a peer to notice that the clients of the last trial have left.
 const PAUSE: Duration = Duration::from_millis(50);
 
-pub(crate) fn measure(peer: &Peer, _options: &Options, samples: &mut Samples) {
+pub(crate) fn measure(peer: &Peer, options: &Options, samples: &mut Samples) {
     if !peer.tells_who() {
         return;
     }
     for workers in KEPT_OVER {
         let running = Running::start(peer, workers);
-        for _ in 0..TRIALS {
+        for _ in 0..TRIALS.div_ceil(options.rounds) {
             let answers = kept(running.address).expect("the peer answers");
             samples.add(Figure::Kept { workers }, peer.name, spread(&answers, workers));
             thread::sleep(PAUSE);

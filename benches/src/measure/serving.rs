@@ -29,5 +29,6 @@ pub(crate) fn measure(peer: &Peer, options: &Options, samples: &mut Samples) {
         add(Figure::LoadedPrivate, memory.private_mib);
         add(Figure::LoadedProportional, memory.proportional_mib);
         add(Figure::CrashToServing, running.crash_all().as_secs_f64() * 1e3);
+        running.settle(CORES);
     }
 }

@@ -29,6 +29,8 @@ pub(crate) enum Figure {
     LoadedProportional,
     /// Clients without an answer, because one of the workers was killed.
     Lost,
+    /// Those of them who fared so.
+    LostTo(Fate),
 }
 
 /// The worker counts over which kept connections are spread, ascending.
@@ -44,12 +46,29 @@ pub(crate) enum Beside {
     Spinner,
 }
 
+/// How a client fares who gets no answer.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) enum Fate {
+    Refused,
+    /// Or closed before the answer was complete.
+    Reset,
+    /// The client gave up.
+    Unanswered,
+}
+
 /// Which of many latencies.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) enum Rank {
     Half,
     NinetyNine,
     Last,
+}
+
+impl Figure {
+    /// Whole by nature.
+    pub(crate) fn is_count(self) -> bool {
+        matches!(self, Self::Lost | Self::LostTo(_))
+    }
 }
 
 impl Display for Figure {
@@ -67,7 +86,8 @@ impl Display for Figure {
             Self::IdleProportional => write!(f, "idle worker, proportional (MiB)"),
             Self::LoadedPrivate => write!(f, "after load, private (MiB)"),
             Self::LoadedProportional => write!(f, "after load, proportional (MiB)"),
-            Self::Lost => write!(f, "clients without an answer"),
+            Self::Lost => write!(f, "clients lost"),
+            Self::LostTo(fate) => write!(f, "{fate}"),
         }
     }
 }
@@ -91,6 +111,20 @@ impl Display for Beside {
             Self::Nobody => "nobody busy",
             Self::Report => "one worker busy",
             Self::Spinner => "unrelated process busy",
+        })
+    }
+}
+
+impl Fate {
+    pub(crate) const ALL: [Self; 3] = [Self::Refused, Self::Reset, Self::Unanswered];
+}
+
+impl Display for Fate {
+    fn fmt(&self, f: &mut Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Refused => "refused",
+            Self::Reset => "reset",
+            Self::Unanswered => "unanswered",
         })
     }
 }

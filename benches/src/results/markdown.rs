@@ -3,7 +3,7 @@
 use std::fmt::Write as _;
 
 use super::bars::{self, Bar, Limit};
-use super::{Beside, Figure, Rank, Samples, machine};
+use super::{Beside, Fate, Figure, Rank, Samples, machine};
 use crate::options::Options;
 use crate::peer::Peer;
 use crate::wrk::Load;
@@ -64,7 +64,7 @@ const SECTIONS: [Section; 5] = [
     Section {
         title: "Processes",
         note: "Two workers. Private memory is what nobody else has; proportional is that with a share of what is common. The load \
-               is that of \"Serving\".",
+               is that of \"Serving\". A client that gets no answer gives up after two seconds and tries again.",
         figures: &[
             Figure::StartToServing,
             Figure::CrashToServing,
@@ -77,9 +77,14 @@ const SECTIONS: [Section; 5] = [
     },
     Section {
         title: "One worker of four is killed",
-        note: "Clients, of 200 that waited for stopped workers with a request sent each, who were refused, reset or left without an \
-               answer for ten seconds, because one worker was killed; the others went on.",
-        figures: &[Figure::Lost],
+        note: "Clients lost, of 200 that waited for four stopped workers with a request sent each; then one worker was killed and the \
+               others went on. Unanswered is who had no answer after two seconds. At least twenty runs.",
+        figures: &[
+            Figure::Lost,
+            Figure::LostTo(Fate::Refused),
+            Figure::LostTo(Fate::Reset),
+            Figure::LostTo(Fate::Unanswered),
+        ],
         chart: None,
     },
 ];
@@ -149,6 +154,7 @@ impl Section {
 }
 
 fn cell(samples: &Samples, figure: Figure, peer: &'static str) -> String {
+    let brief = if figure.is_count() { |count: f64| count.to_string() } else { brief };
     samples.summary(figure, peer).map_or("–".into(), |summary| {
         format!("{} ({}–{})", brief(summary.median), brief(summary.least), brief(summary.most))
     })

@@ -11,7 +11,7 @@ mod svg;
 use std::fs;
 use std::path::Path;
 
-pub(crate) use figure::{Beside, Figure, KEPT_OVER, Rank};
+pub(crate) use figure::{Beside, Fate, Figure, KEPT_OVER, Rank};
 pub(crate) use samples::Samples;
 
 use crate::options::Options;
