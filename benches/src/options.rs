@@ -29,6 +29,12 @@ impl Options {
         }
         Ok(options)
     }
+
+    /// Fewer rounds, or peers, show that the bench works, and are no measurement.
+    pub(crate) fn is_trial(&self) -> bool {
+        const ROUNDS_TO_JUDGE: usize = 5;
+        self.rounds < ROUNDS_TO_JUDGE || !self.only.is_empty()
+    }
 }
 
 fn positive(key: &str, value: &str) -> Result<usize, String> {

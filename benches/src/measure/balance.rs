@@ -57,3 +57,16 @@ fn spread(answers: &[String], workers: usize) -> f64 {
     let most = counts.into_values().max().unwrap_or_default();
     (most * workers) as f64 / answers.len() as f64
 }
+
+#[cfg(test)]
+mod tests {
+    use super::spread;
+
+    #[test]
+    fn a_worker_without_connections_counts() {
+        let answers = |text: &str| -> Vec<String> { text.split(' ').map(str::to_owned).collect() };
+        assert_eq!(spread(&answers("a b a b"), 2), 1.0);
+        assert_eq!(spread(&answers("a b a b"), 4), 2.0);
+        assert_eq!(spread(&answers("a a a b"), 2), 1.5);
+    }
+}

@@ -152,3 +152,15 @@ impl Display for Rank {
         })
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::Rank;
+
+    #[test]
+    fn one_of_a_hundred_is_slower_than_the_99th_percentile() {
+        let values: Vec<usize> = (1..=800).collect();
+        assert_eq!(Rank::ALL.map(|rank| rank.of(&values)), [400, 792, 800]);
+        assert_eq!(Rank::ALL.map(|rank| rank.of(&[7])), [7, 7, 7]);
+    }
+}

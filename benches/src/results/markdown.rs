@@ -8,9 +8,6 @@ use crate::options::Options;
 use crate::peer::Peer;
 use crate::wrk::Load;
 
-/// Fewer rounds show that the bench works, and nothing else.
-const ROUNDS_TO_JUDGE: usize = 5;
-
 struct Section {
     title: &'static str,
     note: &'static str,
@@ -98,8 +95,8 @@ pub(crate) fn document(options: &Options, installed: &[&Peer], missing: &[&Peer]
         options.rounds,
         options.span.as_secs()
     );
-    if options.rounds < ROUNDS_TO_JUDGE {
-        _ = writeln!(text, "**So few rounds are a trial of the bench, and no measurement.**\n");
+    if options.is_trial() {
+        _ = writeln!(text, "**Too few rounds, or peers: a trial of the bench, and no measurement.**\n");
     }
     _ = writeln!(text, "{}", machine::note(installed));
     write_bars(&mut text, samples);
