@@ -1,0 +1,46 @@
+//! hyper without a framework: HTTP/1 with settings of one's own, and a drain that finishes what runs.
+//!
+//! `cargo run --release --example hyper`, then `curl http://127.0.0.1:3000/` and `curl --data hi http://127.0.0.1:3000/`.
+//! `ADDR` sets another address.
+
+use std::time::Duration;
+
+use cluster::Address;
+use http_body_util::{BodyExt as _, Full};
+use hyper::body::{Bytes, Incoming};
+use hyper::server::conn::http1;
+use hyper::service::service_fn;
+use hyper::{Method, Request, Response};
+use hyper_util::rt::{TokioIo, TokioTimer};
+use hyper_util::server::graceful::GracefulShutdown;
+
+#[cluster::main(workers = "auto")]
+async fn main() -> cluster::Result {
+    let address = std::env::var("ADDR").unwrap_or_else(|_| "127.0.0.1:3000".into());
+    let listener = cluster::listen(address).await?;
+    let mut builder = http1::Builder::new();
+    builder.timer(TokioTimer::new()).header_read_timeout(Duration::from_secs(60));
+    let connections = GracefulShutdown::new();
+    // It fails when the worker drains, after the last connection that waited.
+    while let Ok((stream, client)) = listener.accept().await {
+        let service = service_fn(move |request| answer(client, request));
+        let connection = connections.watch(builder.serve_connection(TokioIo::new(stream), service));
+        tokio::spawn(async move {
+            if let Err(error) = connection.await {
+                println!("{client}: {error}");
+            }
+        });
+    }
+    // Main must not return before: it takes the runtime, and with it every task, along.
+    connections.shutdown().await;
+    Ok(())
+}
+
+/// What is sent comes back; who sends nothing is greeted.
+async fn answer(client: Address, request: Request<Incoming>) -> hyper::Result<Response<Full<Bytes>>> {
+    let body = match *request.method() {
+        Method::POST => request.into_body().collect().await?.to_bytes(),
+        _ => format!("hello {client} from worker {} (pid {})\n", cluster::worker().id(), std::process::id()).into(),
+    };
+    Ok(Response::new(Full::new(body)))
+}

@@ -1,0 +1,61 @@
+//! WebSockets that are told when their worker leaves: a close frame (1001, going away), upon which clients connect to another.
+//!
+//! `cargo run --release --example websocket`, then `npx wscat --connect ws://127.0.0.1:3000`, a few lines, and Ctrl-C in the
+//! first terminal. `ADDR` sets another address.
+
+use std::time::Duration;
+
+use cluster::Stream;
+use futures_util::{SinkExt as _, StreamExt as _};
+use tokio::time::timeout;
+use tokio_util::task::TaskTracker;
+use tokio_websockets::{CloseCode, Error, Message, ServerBuilder, WebSocketStream};
+
+/// How long a client may take to ask for a WebSocket, and to take its leave: one that is gone without a word does neither.
+const PATIENCE: Duration = Duration::from_secs(5);
+
+#[cluster::main(workers = "auto")]
+async fn main() -> cluster::Result {
+    let address = std::env::var("ADDR").unwrap_or_else(|_| "127.0.0.1:3000".into());
+    let listener = cluster::listen(address).await?;
+    let clients = TaskTracker::new();
+    // It fails when the worker drains, after the last connection that waited.
+    while let Ok((stream, peer)) = listener.accept().await {
+        clients.spawn(async move {
+            if let Err(error) = serve(stream).await {
+                println!("{peer}: {error}");
+            }
+        });
+    }
+    // What `main` leaves running is cut when it returns.
+    clients.close();
+    clients.wait().await;
+    Ok(())
+}
+
+async fn serve(stream: Stream) -> Result<(), Error> {
+    let Ok(accepted) = timeout(PATIENCE, ServerBuilder::new().accept(stream)).await else { return Ok(()) };
+    let (_request, mut socket) = accepted?;
+    socket.send(Message::text(format!("hello from worker {}", cluster::worker().id()))).await?;
+    let mut shutdown = Box::pin(cluster::worker().shutdown());
+    loop {
+        tokio::select! {
+            // First, so that a message that has come is answered before the goodbye.
+            biased;
+            message = socket.next() => match message.transpose()? {
+                Some(message) if message.is_text() || message.is_binary() => socket.send(message).await?,
+                Some(_) => {}
+                None => return Ok(()),
+            },
+            () = &mut shutdown => return goodbye(socket).await,
+        }
+    }
+}
+
+/// The connection is closed when the client has said goodbye, too; else its answer would meet a closed port and be reset.
+async fn goodbye(mut socket: WebSocketStream<Stream>) -> Result<(), Error> {
+    socket.send(Message::close(Some(CloseCode::GOING_AWAY), "this worker leaves")).await?;
+    let farewell = async { while let Some(Ok(_)) = socket.next().await {} };
+    _ = timeout(PATIENCE, farewell).await;
+    Ok(())
+}
