@@ -26,8 +26,8 @@ impl Answer {
 
 /// One connection, kept alive.
 #[derive(Debug)]
-pub struct Connection {
-    stream: BufReader<TcpStream>,
+pub struct Connection<S = TcpStream> {
+    stream: BufReader<S>,
 }
 
 /// One GET on a connection of its own.
@@ -62,7 +62,14 @@ impl Connection {
         stream.set_read_timeout(Some(DEADLINE))?;
         stream.set_write_timeout(Some(DEADLINE))?;
         stream.set_nodelay(true)?;
-        Ok(Self { stream: BufReader::new(stream) })
+        Ok(Self::over(stream))
+    }
+}
+
+impl<S: Read + Write> Connection<S> {
+    /// Speaks over a stream that is there already.
+    pub fn over(stream: S) -> Self {
+        Self { stream: BufReader::new(stream) }
     }
 
     /// Sends these bytes and no others.
