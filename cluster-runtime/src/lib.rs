@@ -87,6 +87,10 @@ pub use serve::{Http, serve};
 pub use supervisor::Restart;
 pub use worker::{CurrentWorker, Worker, worker};
 
+#[cfg(any(doc, doctest))]
+#[doc = include_str!("docs/servers.md")]
+pub mod servers {}
+
 /// What the macros' expansions use; not for anybody else.
 #[doc(hidden)]
 pub mod __private {
