@@ -49,6 +49,24 @@ fn tcp_clients_of_both_workers_get_every_line_back_and_a_goodbye() {
     cluster.expect_exit(0);
 }
 
+/// More than a worker accepts in one go, so that it hears of the stop while some still wait.
+#[test]
+fn an_accept_loop_that_ends_by_its_error_serves_all_who_waited_when_the_cluster_stopped() {
+    let mut cluster = example(TCP);
+    let address = cluster.wait_ready();
+    let workers = cluster.workers();
+    workers.iter().for_each(|pid| send(*pid, Signal::SIGSTOP));
+    let waiting: Vec<_> = (0..400).map(|_| Connection::open(address).unwrap()).collect();
+    cluster.signal(Signal::SIGTERM);
+    cluster.wait_for("stopping");
+    workers.iter().for_each(|pid| send(*pid, Signal::SIGCONT));
+    for mut connection in waiting {
+        let words = connection.rest().unwrap();
+        assert!(words.starts_with("hello from worker ") && words.ends_with("\ngoodbye\n"), "{words:?}");
+    }
+    cluster.expect_exit(0);
+}
+
 #[test]
 fn axum_serve_finishes_a_request_that_runs_when_the_cluster_stops() {
     a_request_that_runs_is_finished(AXUM_SERVE, "/shout", "BE HEARD", |address| Connection::open(address).unwrap());
