@@ -52,7 +52,7 @@ impl Connected for Connection {
     type ConnectInfo = cluster::Address;
 
     fn connect_info(&self) -> Self::ConnectInfo {
-        self.client
+        self.client.clone()
     }
 }
 

@@ -23,7 +23,10 @@ async fn main() -> cluster::Result {
     let connections = GracefulShutdown::new();
     // It fails when the worker drains, after the last connection that waited.
     while let Ok((stream, client)) = listener.accept().await {
-        let service = service_fn(move |request| answer(client, request));
+        let service = service_fn({
+            let client = client.clone();
+            move |request| answer(client.clone(), request)
+        });
         let connection = connections.watch(builder.serve_connection(TokioIo::new(stream), service));
         tokio::spawn(async move {
             if let Err(error) = connection.await {

@@ -83,7 +83,7 @@ async fn serve_one(tls: TlsAcceptor, stream: Stream, client: Address, app: Route
     let Ok(Ok(stream)) = timeout(HANDSHAKE, tls.accept(stream)).await else { return };
     let handshake = stream.get_ref().1.handshake_kind().expect("the handshake is done");
     // Nobody else tells the handlers: hyper sees the inside of TLS only.
-    let app = app.layer(Extension(ConnectInfo(client))).layer(Extension(handshake));
+    let app = app.layer(Extension(ConnectInfo(client.clone()))).layer(Extension(handshake));
     let builder = auto::Builder::new(TokioExecutor::new());
     let connection = builder.serve_connection(TokioIo::new(stream), TowerToHyperService::new(app));
     if let Err(error) = watcher.watch(connection).await {

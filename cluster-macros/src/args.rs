@@ -21,6 +21,7 @@ pub(crate) struct Plan {
     pub(crate) config: Option<Expr>,
     pub(crate) workers: Option<Given<Workers>>,
     pub(crate) threads: Option<Given<usize>>,
+    pub(crate) dispatch: Option<Given<Dispatch>>,
     pub(crate) restart: Option<Given<Restart>>,
     pub(crate) start_timeout: Option<Given<Duration>>,
     pub(crate) grace: Option<Given<Duration>>,
@@ -37,6 +38,15 @@ pub(crate) struct Given<T> {
 pub(crate) enum Workers {
     Auto,
     Count(usize),
+}
+
+pub(crate) enum Dispatch {
+    Balanced,
+    Kernel,
+    RoundRobin,
+    Sticky,
+    /// A policy with settings, or of the user's own.
+    Value(Expr),
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -63,6 +73,7 @@ impl Plan {
             Key::Workers => self.workers = Some(Given { key: name, value: workers(&value)? }),
             Key::Threads => self.threads = Some(Given { key: name, value: count(key, &value)? }),
             Key::Primary => self.primary = Some(Given { key: name, value: function(value)? }),
+            Key::Dispatch => self.dispatch = Some(Given { key: name, value: dispatch(value)? }),
             Key::Restart => self.restart = Some(Given { key: name, value: restart(&value)? }),
             Key::StartTimeout => self.start_timeout = Some(Given { key: name, value: start_timeout(&value)? }),
             Key::Grace => self.grace = Some(Given { key: name, value: duration(key, &value)? }),
@@ -156,6 +167,7 @@ enum Key {
     Workers,
     Threads,
     Primary,
+    Dispatch,
     Restart,
     StartTimeout,
     Grace,
@@ -173,10 +185,11 @@ struct Spec {
 }
 
 impl Key {
-    const ALL: [Self; 8] = [
+    const ALL: [Self; 9] = [
         Self::Workers,
         Self::Threads,
         Self::Primary,
+        Self::Dispatch,
         Self::Restart,
         Self::StartTimeout,
         Self::Grace,
@@ -199,6 +212,11 @@ impl Key {
             Self::Primary => {
                 ("primary", "`primary = path::to::function`", &["primary_fn", "on_primary", "main", "master", "parent"])
             }
+            Self::Dispatch => (
+                "dispatch",
+                r#"`dispatch = "balanced"`, `"kernel"`, `"round-robin"`, `"sticky"` or an expression such as `Sticky::cookie("session")`"#,
+                &["placement", "balance", "balancing", "scheduling", "scheduling_policy", "policy", "sticky"],
+            ),
             Self::Restart => (
                 "restart",
                 r#"`restart = "always"`, `"on-failure"` or `"never"`"#,
@@ -291,6 +309,20 @@ fn function(value: Expr) -> Result<ExprPath> {
             Err(Error::new_spanned(call, "`primary` names a function and does not call it: leave out the `(..)`"))
         }
         other => Err(Key::Primary.mistyped(&other)),
+    }
+}
+
+fn dispatch(value: Expr) -> Result<Dispatch> {
+    let Some((word, span)) = text(&value) else {
+        let is_value = !matches!(value, Expr::Lit(_) | Expr::Closure(_));
+        return if is_value { Ok(Dispatch::Value(value)) } else { Err(Key::Dispatch.mistyped(&value)) };
+    };
+    match word.as_str() {
+        "balanced" => Ok(Dispatch::Balanced),
+        "kernel" => Ok(Dispatch::Kernel),
+        "round-robin" => Ok(Dispatch::RoundRobin),
+        "sticky" => Ok(Dispatch::Sticky),
+        _ => Err(Error::new(span, format_args!("unknown dispatch policy: {}", Key::Dispatch.form()))),
     }
 }
 

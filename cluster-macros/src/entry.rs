@@ -11,7 +11,7 @@ use syn::parse::{Parse, ParseStream};
 use syn::spanned::Spanned as _;
 use syn::{Attribute, FnArg, Pat, PatIdent, Result, Safety, Signature, Type, Visibility};
 
-use crate::args::{Given, Plan, Restart, Workers};
+use crate::args::{Dispatch, Given, Plan, Restart, Workers};
 use crate::mistakes::Mistakes;
 
 pub(crate) fn main(args: TokenStream, item: &TokenStream) -> TokenStream {
@@ -132,6 +132,13 @@ fn config(plan: &Plan) -> TokenStream {
             Workers::Count(count) => quote!(#count),
         }),
         setter(span, &plan.threads, |threads| quote!(#threads)),
+        setter(span, &plan.dispatch, |dispatch| match dispatch {
+            Dispatch::Balanced => quote!(#krate::Dispatch::Balanced),
+            Dispatch::Kernel => quote!(#krate::Dispatch::Kernel),
+            Dispatch::RoundRobin => quote!(#krate::Dispatch::RoundRobin),
+            Dispatch::Sticky => quote!(#krate::Sticky::address()),
+            Dispatch::Value(value) => quote!(#value),
+        }),
         setter(span, &plan.restart, |restart| match restart {
             Restart::Always => quote!(#krate::Restart::Always),
             Restart::OnFailure => quote!(#krate::Restart::OnFailure),

@@ -7,6 +7,7 @@ use std::ffi::OsString;
 use std::num::NonZeroUsize;
 use std::time::Duration;
 
+use crate::listen::{Dispatch, Sticky};
 use crate::supervisor::{self, Restart};
 
 /// The settings of a cluster: what `#[cluster::main(…)]` says, as plain code.
@@ -34,6 +35,7 @@ use crate::supervisor::{self, Restart};
 pub struct Config<P = NoPrimary> {
     workers: Workers,
     threads: usize,
+    dispatch: Dispatch,
     restart: Restart,
     start_timeout: Duration,
     grace: Duration,
@@ -69,11 +71,12 @@ impl Default for Config {
 }
 
 impl Config {
-    /// The defaults: a worker per core, one thread each, restarted always, 30 s to become ready, 30 s to drain.
+    /// The defaults: a worker per core, one thread each, connections balanced, restarted always, 30 s to become ready, 30 s to drain.
     pub const fn new() -> Self {
         Self {
             workers: Workers::Auto,
             threads: 1,
+            dispatch: Dispatch::Balanced,
             restart: Restart::Always,
             start_timeout: Duration::from_secs(30),
             grace: Duration::from_secs(30),
@@ -95,6 +98,13 @@ impl<P> Config<P> {
     /// `CLUSTER_THREADS`.
     pub fn threads(mut self, threads: usize) -> Self {
         self.threads = threads;
+        self
+    }
+
+    /// How new connections are spread over the workers: a [`Dispatch`], a [`Sticky`], or a [`Placement`](crate::Placement) of
+    /// your own. Environment: `CLUSTER_DISPATCH` (`balanced`, `kernel`, `round-robin`, `sticky`).
+    pub fn dispatch(mut self, dispatch: impl Into<Dispatch>) -> Self {
+        self.dispatch = dispatch.into();
         self
     }
 
@@ -134,8 +144,8 @@ impl<P> Config<P> {
     /// dropped from then on. It is also the place to install a `tracing` subscriber for the primary, as `main` runs in the workers
     /// only.
     pub fn primary<F>(self, primary: F) -> Config<F> {
-        let Self { workers, threads, restart, start_timeout, grace, quiet, primary: _ } = self;
-        Config { workers, threads, restart, start_timeout, grace, quiet, primary }
+        let Self { workers, threads, dispatch, restart, start_timeout, grace, quiet, primary: _ } = self;
+        Config { workers, threads, dispatch, restart, start_timeout, grace, quiet, primary }
     }
 
     /// The settings that hold, and the primary function.
@@ -156,6 +166,7 @@ impl<P> Config<P> {
                 Workers::Count(count) => count,
             },
             threads: read("CLUSTER_THREADS")?.map_or(Ok(self.threads), |v| v.number())?,
+            dispatch: read("CLUSTER_DISPATCH")?.map_or_else(|| Ok(self.dispatch.clone()), |v| v.dispatch())?,
             restart: read("CLUSTER_RESTART")?.map_or(Ok(self.restart), |v| v.restart())?,
             start_timeout: read("CLUSTER_START_TIMEOUT")?.map_or(Ok(self.start_timeout), |v| {
                 v.duration(|time| !time.is_zero(), "more than 0s and at most 24h")
@@ -168,10 +179,11 @@ impl<P> Config<P> {
 }
 
 /// What holds for this cluster, checked.
-#[derive(Clone, Copy, Debug, PartialEq)]
+#[derive(Clone, Debug, PartialEq)]
 pub(crate) struct Settings {
     pub(crate) workers: usize,
     pub(crate) threads: usize,
+    pub(crate) dispatch: Dispatch,
     pub(crate) restart: Restart,
     pub(crate) start_timeout: Duration,
     pub(crate) grace: Duration,
@@ -246,6 +258,16 @@ impl Variable {
         count.ok_or_else(|| self.refuse(wanted))
     }
 
+    fn dispatch(&self) -> Result<Dispatch, ConfigError> {
+        match self.text.as_str() {
+            "balanced" => Ok(Dispatch::Balanced),
+            "kernel" => Ok(Dispatch::Kernel),
+            "round-robin" => Ok(Dispatch::RoundRobin),
+            "sticky" => Ok(Dispatch::Sticky(Sticky::address())),
+            _ => Err(self.refuse("balanced, kernel, round-robin or sticky")),
+        }
+    }
+
     fn restart(&self) -> Result<Restart, ConfigError> {
         match self.text.as_str() {
             "always" => Ok(Restart::Always),
@@ -292,6 +314,7 @@ mod tests {
         let set = [
             ("CLUSTER_WORKERS", "5"),
             ("CLUSTER_THREADS", "7"),
+            ("CLUSTER_DISPATCH", "round-robin"),
             ("CLUSTER_RESTART", "on-failure"),
             ("CLUSTER_START_TIMEOUT", "500ms"),
             ("CLUSTER_GRACE", "1m 30s"),
@@ -300,6 +323,7 @@ mod tests {
         let expected = Settings {
             workers: 5,
             threads: 7,
+            dispatch: Dispatch::RoundRobin,
             restart: Restart::OnFailure,
             start_timeout: Duration::from_millis(500),
             grace: Duration::from_secs(90),
@@ -331,6 +355,7 @@ mod tests {
             ("CLUSTER_WORKERS", "1025"),
             ("WEB_CONCURRENCY", "two"),
             ("CLUSTER_THREADS", "0"),
+            ("CLUSTER_DISPATCH", "fair"),
             ("CLUSTER_RESTART", "sometimes"),
             ("CLUSTER_START_TIMEOUT", "0s"),
             ("CLUSTER_START_TIMEOUT", "5"),

@@ -4,7 +4,6 @@
 //! here, so that a flood of them cannot delay an order to drain.
 
 use std::io;
-use std::net::SocketAddr;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::time::Duration;
 
@@ -15,10 +14,11 @@ use tokio::io::Interest;
 use tokio::io::unix::AsyncFd;
 
 use crate::ipc::{Fingerprint, codec};
+use crate::listen::{Address, PortId, PortRequest, Refusal};
 use crate::os;
 
 /// The first byte of every packet; raised whenever the vocabulary below changes.
-const PROTOCOL: u8 = 1;
+const PROTOCOL: u8 = 2;
 /// No packet is larger. Text in them is cut to fit.
 const LARGEST_PACKET: usize = 4096;
 
@@ -33,19 +33,22 @@ pub(crate) enum FromWorker {
     Ready,
     /// It has begun to drain although nobody asked it to: TERM came to it directly, or the user called `disconnect`.
     Leaving,
-    /// It takes no more connections from this socket, whose queue is empty.
-    Drained(SocketAddr),
+    /// It takes no more connections from this port, whose queue is empty.
+    Drained(PortId),
 }
 
 /// What the primary says.
 #[derive(Debug, Serialize, Deserialize)]
 pub(crate) enum ToWorker {
-    /// The hello was accepted; the user's `main` may start.
-    Welcome { grace: Duration },
+    /// The hello was accepted; the user's `main` may start. The board, the bell and the slot's mailbox come along; `line` is the
+    /// worker's on the board.
+    Welcome { grace: Duration, line: usize },
+    /// The sending ends of the mailboxes come along, from that of the slot `first` on. All slots' come before the welcome.
+    Mailboxes { first: usize },
     /// The hello was not accepted; the worker ends.
     Refused,
-    /// The socket comes along as a descriptor, or the errno of the failure.
-    Listening { request: u64, outcome: Result<SocketAddr, i32> },
+    /// The socket comes along as a descriptor, or why there is none.
+    Listening { request: u64, outcome: Result<Granted, Refusal> },
     /// Finish what runs, then end. `last`: nobody takes the accept queue over, so serve what is in it too.
     Drain { grace: Duration, last: bool },
 }
@@ -64,15 +67,14 @@ impl Schema {
     }
 }
 
-/// The key of a shared port.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
-pub(crate) struct PortRequest {
-    pub(crate) address: SocketAddr,
-    /// Tells apart the ports that the kernel chooses: the worker's n-th open listener on this address. All workers' n-th
-    /// share one port. 0 for a fixed port.
-    pub(crate) ordinal: u32,
-    /// What is spoken there, for the line that tells the user how to try it.
-    pub(crate) http: bool,
+/// A port that a worker may use.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub(crate) struct Granted {
+    pub(crate) port: PortId,
+    /// With the real port number.
+    pub(crate) address: Address,
+    /// The primary accepts and hands connections over; the worker itself does so only at the very end.
+    pub(crate) by_primary: bool,
 }
 
 /// One end of the lane.
@@ -174,12 +176,13 @@ mod tests {
     async fn descriptors_travel_with_their_packet() {
         let (primary, worker) = lane();
         let (mut far, near) = std::os::unix::net::UnixStream::pair().unwrap();
-        let address = "127.0.0.1:3000".parse().unwrap();
-        let answer = ToWorker::Listening { request: 7, outcome: Ok(address) };
+        let address = Address::Tcp("127.0.0.1:3000".parse().unwrap());
+        let granted = Granted { port: PortId(3), address: address.clone(), by_primary: false };
+        let answer = ToWorker::Listening { request: 7, outcome: Ok(granted) };
         primary.send_now(&answer, &[near.as_fd()]).unwrap();
         drop(near);
         let (packet, fds) = worker.receive::<ToWorker>().await.unwrap().unwrap();
-        assert!(matches!(packet, ToWorker::Listening { request: 7, outcome: Ok(found) } if found == address));
+        assert!(matches!(packet, ToWorker::Listening { request: 7, outcome: Ok(found) } if found.address == address));
         let near: OwnedFd = fds.into_iter().next().unwrap();
         use std::io::{Read as _, Write as _};
         std::os::unix::net::UnixStream::from(near).write_all(b"through").unwrap();

@@ -34,6 +34,9 @@
 //! | --- | --- |
 //! | set the number of workers, timeouts, the restart policy | [`main`](macro@main), [`Config`] |
 //! | serve HTTP, or anything else on a shared port | [`serve()`], [`Http`], [`listen()`], [`Listener`] |
+//! | say how connections are spread over the workers | [`Dispatch`], [`Sticky`], [`Placement`] |
+//! | listen on a Unix socket, limit connections, set socket options; UDP | [`Port`], [`udp()`] |
+//! | serve gRPC, TLS, WebSockets, with hyper or `axum::serve` | [`servers`] |
 //! | exchange typed messages | [`Message`], [`Worker`], [`Primary`], [`Reply`] |
 //! | follow what happens to the workers | [`Event`], [`Exit`], [`PrimaryHandle::workers`] |
 //! | know in which process the code runs | [`worker()`], [`is_worker`], [`is_primary`] |
@@ -51,6 +54,7 @@
 #[cfg(not(target_os = "linux"))]
 compile_error!("cluster runs on Linux only");
 
+mod board;
 mod boot;
 mod config;
 mod control;
@@ -73,23 +77,26 @@ pub use cluster_macros::Message;
 #[doc = include_str!("docs/main.md")]
 pub use cluster_macros::main;
 
+#[cfg(any(doc, doctest))]
+#[doc = include_str!("docs/servers.md")]
+pub mod servers {}
+
 pub use boot::{is_primary, is_worker};
 pub use config::{Config, NoPrimary, Workers};
 pub use error::{Error, Result, exit_code};
 pub use exit::{Exit, ExitReason, ExitStatus};
 pub use id::WorkerId;
 pub use ipc::{CallError, Message, NoMessages, Reply, SendError, TrySendError};
-pub use listen::{Address, Listener, Stream, ToAddress, listen};
+pub use listen::{
+    Address, Dispatch, Listener, Load, Loads, Placement, Port, Readiness, Sticky, Stream, ToAddress, UdpSocket, listen,
+    udp,
+};
 pub use primary::{Event, Primary, PrimaryHandle, WorkerInfo, WorkerState};
 pub use run::{PrimaryMain, PrimaryOutput, WorkerMain, run};
 #[cfg(feature = "axum")]
 pub use serve::{Http, serve};
 pub use supervisor::Restart;
 pub use worker::{CurrentWorker, Worker, worker};
-
-#[cfg(any(doc, doctest))]
-#[doc = include_str!("docs/servers.md")]
-pub mod servers {}
 
 /// What the macros' expansions use; not for anybody else.
 #[doc(hidden)]

@@ -9,17 +9,21 @@ use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
 use std::os::unix::process::CommandExt;
 use std::process::Command;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
 
 use nix::errno::Errno;
-use nix::fcntl::{FcntlArg, FdFlag, fcntl};
+use nix::fcntl::{FcntlArg, FdFlag, SealFlag, fcntl};
+use nix::sys::memfd::{MFdFlags, memfd_create};
 use nix::sys::signal::{SaFlags, SigAction, SigHandler, SigSet, SigmaskHow, Signal, pthread_sigmask, sigaction};
-use nix::sys::socket::sockopt::AttachReusePortCbpf;
-use nix::sys::socket::{ControlMessage, MsgFlags, sendmsg, setsockopt};
-use nix::unistd::Pid;
+use nix::sys::socket::sockopt::{self, AttachReusePortCbpf};
+use nix::sys::socket::{ControlMessage, MsgFlags, SockType, getsockopt, sendmsg, setsockopt};
+use nix::unistd::{Pid, ftruncate};
+use socket2::SockAddr;
 use tokio::io::Interest;
 use tokio::io::unix::AsyncFd;
 
 use crate::ExitStatus;
+use crate::board::Sheet;
 
 /// Room for the 253 descriptors that Linux lets one message carry: a peer cannot send more than we have room for.
 const CONTROL_SPACE: usize = 1040;
@@ -50,6 +54,40 @@ pub(crate) fn adopt_inherited(number: RawFd) -> io::Result<OwnedFd> {
     // SAFETY: the descriptor is open (fcntl succeeded), was made by the parent for us alone, and boot adopts each
     // number once, before anything else runs.
     Ok(unsafe { OwnedFd::from_raw_fd(number) })
+}
+
+/// Takes ownership of the descriptor `number` if it is a socket that listens or receives datagrams and that this process
+/// inherited. Call it once for a number, before this process has opened anything.
+pub(crate) fn adopt_socket(number: RawFd) -> Option<OwnedFd> {
+    // SAFETY: the borrow lives for the two getsockopt calls only, and a number that is no socket makes them fail cleanly.
+    let borrowed = unsafe { BorrowedFd::borrow_raw(number) };
+    let is_port = match getsockopt(&borrowed, sockopt::SockType).ok()? {
+        SockType::Stream => getsockopt(&borrowed, sockopt::AcceptConn).ok()?,
+        SockType::Datagram => true,
+        _ => false,
+    };
+    if is_port { adopt_inherited(number).ok() } else { None }
+}
+
+/// Lets clients send data with their first packet (TCP Fast Open), at most so many that are not yet established.
+pub(crate) fn set_fast_open(socket: BorrowedFd<'_>, pending: u32) -> io::Result<()> {
+    set_tcp_option(socket, libc::TCP_FASTOPEN, pending)
+}
+
+/// Lets connections wait in the kernel until the client has sent something, or the time, in whole seconds, is over.
+pub(crate) fn set_defer_accept(socket: BorrowedFd<'_>, time: Duration) -> io::Result<()> {
+    set_tcp_option(socket, libc::TCP_DEFER_ACCEPT, time.as_secs().max(1).try_into().unwrap_or(u32::MAX))
+}
+
+fn set_tcp_option(socket: BorrowedFd<'_>, option: libc::c_int, value: u32) -> io::Result<()> {
+    let value = libc::c_int::try_from(value).unwrap_or(libc::c_int::MAX);
+    // SAFETY: the kernel reads one integer, from a live place of that size.
+    let done = unsafe {
+        let place = (&raw const value).cast();
+        libc::setsockopt(socket.as_raw_fd(), libc::IPPROTO_TCP, option, place, size_of_val(&value) as libc::socklen_t)
+    };
+    Errno::result(done)?;
+    Ok(())
 }
 
 /// Lets the child of `command` inherit `fds` and start with `blocked` signals held back.
@@ -148,16 +186,57 @@ pub(crate) fn kill_self() -> ! {
     unsafe { libc::_exit(137) }
 }
 
+/// Accepts one connection, never waiting: it is non-blocking and closed on exec from its first moment.
+pub(crate) fn accept(listener: BorrowedFd<'_>) -> io::Result<(OwnedFd, SockAddr)> {
+    let flags = libc::SOCK_NONBLOCK | libc::SOCK_CLOEXEC;
+    // SAFETY: the kernel writes an address of some family into the storage, and its length beside it; the descriptor that it
+    // returns was made for us just now.
+    unsafe {
+        SockAddr::try_init(|storage, len| {
+            let fd = Errno::result(libc::accept4(listener.as_raw_fd(), storage.cast(), len, flags))?;
+            Ok(OwnedFd::from_raw_fd(fd))
+        })
+    }
+}
+
+/// Makes the shared memory of a cluster: of one size for ever, so that no process can make another one fault.
+pub(crate) fn create_sheet() -> io::Result<OwnedFd> {
+    let fd = memfd_create(c"cluster-board", MFdFlags::MFD_CLOEXEC | MFdFlags::MFD_ALLOW_SEALING)?;
+    ftruncate(&fd, size_of::<Sheet>().try_into().map_err(io::Error::other)?)?;
+    let seals = SealFlag::F_SEAL_SHRINK | SealFlag::F_SEAL_GROW | SealFlag::F_SEAL_SEAL;
+    fcntl(&fd, FcntlArg::F_ADD_SEALS(seals))?;
+    Ok(fd)
+}
+
+/// Maps the shared memory that [`create_sheet`] has made, for the rest of this process's life.
+pub(crate) fn map_sheet(fd: BorrowedFd<'_>) -> io::Result<&'static Sheet> {
+    let seals = SealFlag::from_bits_retain(fcntl(fd, FcntlArg::F_GET_SEALS)?);
+    let size = std::fs::File::from(fd.try_clone_to_owned()?).metadata()?.len();
+    if size != size_of::<Sheet>() as u64 || !seals.contains(SealFlag::F_SEAL_SHRINK) {
+        return Err(io::Error::new(io::ErrorKind::InvalidData, "this is not the board of a cluster of this build"));
+    }
+    let protection = libc::PROT_READ | libc::PROT_WRITE;
+    // SAFETY: the kernel chooses the place, and the length is the sheet's.
+    let place = unsafe {
+        libc::mmap(std::ptr::null_mut(), size_of::<Sheet>(), protection, libc::MAP_SHARED, fd.as_raw_fd(), 0)
+    };
+    if place == libc::MAP_FAILED {
+        return Err(io::Error::last_os_error());
+    }
+    // SAFETY: the mapping is never undone, is aligned to a page, and cannot shrink under us as its file is sealed. A sheet is made
+    // of atomics only, so all bits are valid and other processes may write to it at any time.
+    Ok(unsafe { &*place.cast::<Sheet>() })
+}
+
 /// Lets `program` choose among the sockets of the reuseport group that `socket` is in; it replaces the one before.
 ///
 /// # Errors
-/// EINVAL for a socket that is in no group, ENOMEM for a program beyond `net.core.optmem_max` (some 2500 instructions
-/// on kernels before 6.8).
-#[allow(dead_code)]
+/// EINVAL for a socket that is in no group, ENOMEM for a program beyond `net.core.optmem_max` (some 2500 instructions on kernels before
+/// 6.8).
 pub(crate) fn attach_steering(socket: BorrowedFd<'_>, program: &[libc::sock_filter]) -> io::Result<()> {
     let len = u16::try_from(program.len()).map_err(io::Error::other)?;
-    // The kernel copies the program; that it takes a pointer to mutable is an accident of its declaration. nix asks for
-    // no unsafe block, though the pointer is ours to get right: it and `len` come from one live slice.
+    // The kernel copies the program; that it takes a pointer to mutable is an accident of its declaration. nix asks for no
+    // unsafe block, though the pointer is ours to get right: it and `len` come from one live slice.
     let program = libc::sock_fprog { len, filter: program.as_ptr().cast_mut() };
     setsockopt(&socket, AttachReusePortCbpf, &program).map_err(Into::into)
 }
@@ -166,7 +245,6 @@ pub(crate) fn attach_steering(socket: BorrowedFd<'_>, program: &[libc::sock_filt
 ///
 /// # Errors
 /// ENOENT if no program is attached, EINVAL for a socket that is in no group.
-#[allow(dead_code)]
 pub(crate) fn detach_steering(socket: BorrowedFd<'_>) -> io::Result<()> {
     // libc does not have it for Linux. The number is of asm-generic, as all architectures use it that cluster runs on.
     const SO_DETACH_REUSEPORT_BPF: libc::c_int = 68;

@@ -43,7 +43,7 @@ where
     let role = boot::take_role().unwrap_or_else(|error| refuse(&error));
     let (settings, primary) = config.resolve().unwrap_or_else(|error| refuse(&error));
     match role {
-        Role::Worker(inherited) => worker::live(inherited, &settings, main),
+        Role::Worker(inherited) => worker::live(inherited, settings, main),
         Role::Primary => exit(primary::reign::<P, M::Up, M::Down>(settings, primary).into()),
     }
 }

@@ -81,23 +81,23 @@ impl Mark {
 fn misbehave(mark: &Mark) -> ! {
     let Mark { control, messages } = *mark;
     match behaviour().as_str() {
-        "garbage" => send(control, &[1, 0xff, 0xfe, 0xfd, 0xfc]),
-        "empty" => send(control, &[1]),
-        "oversized" => send(control, &[1; 5000]),
-        "huge" => send(control, &[1; 100_000]),
-        "protocol" => send(control, &hello_as(2, "ToPrimary", fingerprint::<ToPrimary>())),
-        "fingerprint" => send(control, &hello_as(1, "ToPrimary", 42)),
-        "type-name" => send(control, &hello_as(1, "FromAnotherProgram", 42)),
+        "garbage" => send(control, &[PROTOCOL, 0xff, 0xfe, 0xfd, 0xfc]),
+        "empty" => send(control, &[PROTOCOL]),
+        "oversized" => send(control, &[PROTOCOL; 5000]),
+        "huge" => send(control, &[PROTOCOL; 100_000]),
+        "protocol" => send(control, &hello_as(PROTOCOL + 1, "ToPrimary", fingerprint::<ToPrimary>())),
+        "fingerprint" => send(control, &hello_as(PROTOCOL, "ToPrimary", 42)),
+        "type-name" => send(control, &hello_as(PROTOCOL, "FromAnotherProgram", 42)),
         "hello-twice" => {
             greet(control);
             send(control, &hello());
         }
         "no-hello" => send(control, &READY),
-        "descriptors" => send_fds(control, &[1, 0xff], 100),
+        "descriptors" => send_fds(control, &[PROTOCOL, 0xff], 100),
         "descriptors-with-sense" => {
             send_fds(control, &hello(), 100);
             (0..100).for_each(|_| send_fds(control, &READY, 100));
-            send(control, &[1, 0xff]);
+            send(control, &[PROTOCOL, 0xff]);
         }
         "silence" => nix::unistd::close(control).expect("it was open"),
         "chatter" => {
@@ -141,10 +141,12 @@ fn misbehave(mark: &Mark) -> ! {
 }
 
 /// The packets by hand: protocol, then variants and integers of fixed width, little-endian.
-const READY: [u8; 5] = [1, 2, 0, 0, 0];
+/// The first byte of every packet on the control lane.
+const PROTOCOL: u8 = 2;
+const READY: [u8; 5] = [PROTOCOL, 2, 0, 0, 0];
 
 fn hello() -> Vec<u8> {
-    hello_as(1, <ToPrimary as Message>::NAME, fingerprint::<ToPrimary>())
+    hello_as(PROTOCOL, <ToPrimary as Message>::NAME, fingerprint::<ToPrimary>())
 }
 
 fn hello_as(protocol: u8, name: &str, up: u64) -> Vec<u8> {
@@ -162,12 +164,13 @@ fn fingerprint<M: Message>() -> u64 {
 }
 
 fn listen(request: u64, ordinal: u32) -> Vec<u8> {
-    let mut packet = vec![1, 1, 0, 0, 0];
+    let mut packet = vec![PROTOCOL, 1, 0, 0, 0];
     packet.extend(request.to_le_bytes());
-    // 127.0.0.1:0
-    packet.extend([0, 0, 0, 0, 127, 0, 0, 1, 0, 0]);
+    // TCP on 127.0.0.1:0.
+    packet.extend([0, 0, 0, 0, 0, 0, 0, 0, 127, 0, 0, 1, 0, 0]);
     packet.extend(ordinal.to_le_bytes());
-    packet.push(0);
+    // No HTTP, and none of the seven options.
+    packet.extend([0; 8]);
     packet
 }
 
@@ -181,6 +184,8 @@ fn frame(payload: &[u8]) -> Vec<u8> {
 /// Becomes a worker like any other, as far as the primary can see.
 fn greet(control: RawFd) {
     send(control, &hello());
+    // The mailboxes and the welcome.
+    receive(control);
     receive(control);
 }
 

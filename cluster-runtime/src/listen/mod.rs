@@ -1,35 +1,61 @@
 //! The worker's listening sockets: [`listen`], what it gives, and how it ends.
 //!
-//! The socket comes from the primary (`registry`), which owns it; the worker accepts from it directly.
+//! The socket comes from the primary (`registry`), which owns it. A connection is accepted, placed (`place`), and kept or handed
+//! over to a sibling (`exchange`, `mailbox`); what comes in for this worker, by whichever way, comes through its `reception`.
 
-#[allow(dead_code)]
-pub(crate) mod head;
+mod address;
+pub(crate) mod exchange;
+mod head;
+pub(crate) mod inherited;
+pub(crate) mod mailbox;
+pub(crate) mod place;
+mod port;
+pub(crate) mod reception;
 pub(crate) mod registry;
-#[allow(dead_code)]
 pub(crate) mod steer;
 mod stream;
-#[allow(dead_code)]
-pub(crate) mod unix;
+mod udp;
+mod unix;
 
-use std::fmt;
+use std::future::pending;
 use std::io;
-use std::net::{IpAddr, SocketAddr};
+use std::net::Shutdown;
 use std::os::fd::OwnedFd;
-use std::sync::{Arc, Mutex, Once, PoisonError};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, Once, OnceLock, PoisonError};
 use std::time::Duration;
 
 use socket2::{SockFilter, SockRef};
-use tokio::net::TcpListener;
+use tokio::io::Interest;
+use tokio::io::unix::AsyncFd;
 
+pub use address::Address;
+pub use place::{Dispatch, Load, Loads, Placement, Readiness, Sticky};
+pub(crate) use port::{Endpoint, Inherited, Options, PortId, PortKey, PortRequest, Refusal, Transport};
+pub use port::{Port, ToAddress};
 pub use stream::Stream;
 pub(crate) use stream::{Counted, Tally};
+pub use udp::{UdpSocket, udp};
 
-use crate::control::{FromWorker, PortRequest};
-use crate::worker::{Phase, Process};
+use crate::control::{FromWorker, Granted};
+use crate::os;
+use crate::worker::{Claim, Phase, Process};
+use mailbox::Connection;
+use reception::{Arrival, Desk};
 
 /// Listens on an address together with all other workers.
 ///
-/// `address` says where: `"0.0.0.0:3000"`, `"[::1]:3000"`, `"localhost:3000"`, a [`SocketAddr`], or an address and a port.
+/// `address` says where:
+///
+/// | | |
+/// | --- | --- |
+/// | `"0.0.0.0:3000"`, `"[::1]:3000"`, `"localhost:3000"` | TCP; also a [`SocketAddr`](std::net::SocketAddr), or an address and a port |
+/// | `"unix:/run/app.sock"`, `"unix:app.sock"` | a Unix socket with a file, which is removed when the cluster ends |
+/// | `"unix:@name"` | a Unix socket with an abstract name |
+/// | `"systemd:http"` | the socket that the service manager has passed under this name |
+/// | `"fd:3"` | the listening socket that the primary was started with under this number |
+/// | a [`Port`] | one of these, with settings |
+///
 /// With port 0 the kernel chooses one, the same for all workers (and each worker's second listener on port 0 shares a second
 /// port). The first listener makes the worker [ready](crate::CurrentWorker::ready).
 ///
@@ -52,7 +78,7 @@ use crate::worker::{Phase, Process};
 ///
 /// # Errors
 /// What the operating system says, with its kind: `AddrInUse` when somebody else has the port (another cluster too) or this
-/// worker listens on it already, `PermissionDenied` for a low port; a retry may work. `InvalidInput` for an address that
+/// worker listens on it already, `PermissionDenied` for a low port, `NotFound` for an inherited socket that is not there; a retry may work. `InvalidInput` for an address that
 /// cannot be read. `NotConnected` once the worker drains or its primary is gone.
 ///
 /// # Panics
@@ -61,105 +87,7 @@ use crate::worker::{Phase, Process};
 /// # Cancel safety
 /// Dropping the future leaves nothing open in this worker.
 pub async fn listen(address: impl ToAddress) -> io::Result<Listener> {
-    Listener::open(&address.place(), false).await
-}
-
-/// What says where to listen; see [`listen`] for the forms.
-pub trait ToAddress: sealed::Sealed {
-    #[doc(hidden)]
-    fn place(&self) -> Place;
-}
-
-mod sealed {
-    use super::SocketAddr;
-
-    /// Where to listen, as the user wrote it.
-    #[derive(Debug)]
-    pub enum Place {
-        Socket(SocketAddr),
-        Text(String),
-    }
-
-    pub trait Sealed {}
-    impl Sealed for str {}
-    impl Sealed for String {}
-    impl Sealed for SocketAddr {}
-    impl Sealed for (std::net::IpAddr, u16) {}
-    impl Sealed for (&str, u16) {}
-    impl<T: Sealed + ?Sized> Sealed for &T {}
-}
-pub(crate) use sealed::Place;
-
-impl ToAddress for str {
-    fn place(&self) -> Place {
-        Place::Text(self.to_owned())
-    }
-}
-
-impl ToAddress for String {
-    fn place(&self) -> Place {
-        Place::Text(self.clone())
-    }
-}
-
-impl ToAddress for SocketAddr {
-    fn place(&self) -> Place {
-        Place::Socket(*self)
-    }
-}
-
-impl ToAddress for (IpAddr, u16) {
-    fn place(&self) -> Place {
-        Place::Socket((*self).into())
-    }
-}
-
-impl ToAddress for (&str, u16) {
-    fn place(&self) -> Place {
-        Place::Text(format!("{}:{}", self.0, self.1))
-    }
-}
-
-impl<T: ToAddress + ?Sized> ToAddress for &T {
-    fn place(&self) -> Place {
-        (**self).place()
-    }
-}
-
-/// An address of a listener or of its client.
-///
-/// Displays as the address itself, as in `127.0.0.1:3000`.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
-#[non_exhaustive]
-pub enum Address {
-    /// TCP over IPv4 or IPv6.
-    Tcp(SocketAddr),
-}
-
-impl Address {
-    /// The internet address, where it is one.
-    #[must_use]
-    pub const fn socket(&self) -> Option<SocketAddr> {
-        match self {
-            Self::Tcp(address) => Some(*address),
-        }
-    }
-
-    /// The port number, where the address has one.
-    #[must_use]
-    pub const fn port(&self) -> Option<u16> {
-        match self {
-            Self::Tcp(address) => Some(address.port()),
-        }
-    }
-}
-
-impl fmt::Display for Address {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::Tcp(address) => address.fmt(f),
-        }
-    }
+    Listener::open(address.port(), false).await
 }
 
 /// One worker's share of a port; made by [`listen`].
@@ -168,47 +96,52 @@ impl fmt::Display for Address {
 /// [`serve`](crate::serve()) is the shorter way, with a drain that ends.
 #[derive(Debug)]
 pub struct Listener {
-    socket: TcpListener,
-    address: SocketAddr,
-    /// What was asked for; the worker cannot ask for it again while this lives.
-    request: PortRequest,
+    socket: Shard,
+    address: Address,
+    desk: Arc<Desk>,
+    max_connections: usize,
     process: Arc<Process>,
+    /// The worker cannot ask for the same port again while this lives.
+    _claim: Claim,
     /// Held until the queue needs no more looking after.
     accepting: Mutex<Option<Counted>>,
     newcomers_refused: Once,
+    /// Whether a lack of descriptors or memory was told, and still lasts.
+    is_short: AtomicBool,
 }
 
 impl Listener {
-    pub(crate) async fn open(place: &Place, http: bool) -> io::Result<Self> {
+    pub(crate) async fn open(port: Port, http: bool) -> io::Result<Self> {
         let process = Process::current();
+        let mut options = port.options;
+        options.nodelay = options.nodelay.or(http.then_some(true));
         let mut failure = None;
-        for address in resolve(place).await? {
-            match Self::open_one(process, address, http).await {
-                Ok(listener) => {
-                    process.ready();
-                    return Ok(listener);
-                }
+        for endpoint in port.place.resolve(Transport::Stream).await? {
+            let (claim, granted) = match process.obtain_port(endpoint, http, options.clone()).await {
+                Ok(obtained) => obtained,
                 Err(error) => {
                     let is_taken = error.kind() == io::ErrorKind::AddrInUse;
-                    failure = Some(ListenError { address, source: error });
+                    failure = Some(error);
                     // A name of several addresses must not be shared with somebody else by halves.
-                    if is_taken {
-                        break;
-                    }
+                    if is_taken { break } else { continue }
                 }
-            }
+            };
+            let (fd, Granted { port: id, address, by_primary }) = granted;
+            let listener = Self {
+                socket: Shard::new(fd, by_primary)?,
+                address,
+                desk: process.reception().open_desk(id),
+                max_connections: port.max_connections.unwrap_or(usize::MAX),
+                process: Arc::clone(process),
+                _claim: claim,
+                accepting: Mutex::new(Some(Tally::count(process.listeners()))),
+                newcomers_refused: Once::new(),
+                is_short: AtomicBool::new(false),
+            };
+            process.ready();
+            return Ok(listener);
         }
-        Err(failure.map_or_else(|| invalid(place, "names no address"), ListenError::into_io))
-    }
-
-    async fn open_one(process: &Arc<Process>, address: SocketAddr, http: bool) -> io::Result<Self> {
-        let request = process.claim_port(address, http)?;
-        let unclaim = Unclaim(process, request);
-        let (fd, address) = process.request_port(request).await?;
-        let socket = into_tokio(fd)?;
-        std::mem::forget(unclaim);
-        let accepting = Mutex::new(Some(Tally::count(process.listeners())));
-        Ok(Self { socket, address, request, process: Arc::clone(process), accepting, newcomers_refused: Once::new() })
+        Err(failure.unwrap_or_else(too_late))
     }
 
     /// The real address, the port number that the kernel chose included.
@@ -216,13 +149,13 @@ impl Listener {
     /// # Errors
     /// None today; the signature is that of other listeners.
     pub fn local_addr(&self) -> io::Result<Address> {
-        Ok(Address::Tcp(self.address))
+        Ok(self.address.clone())
     }
 
     /// The next connection and the address of its client.
     ///
     /// Errors that concern one connection only are passed over, and a lack of descriptors or memory is waited out (and logged
-    /// once), so this does not fail while the worker runs.
+    /// once; other workers are given what comes meanwhile), so this does not fail while the worker runs.
     ///
     /// # Errors
     /// `NotConnected` when the worker drains: no connection comes any more. When the whole cluster stops, the ones that wait
@@ -237,79 +170,217 @@ impl Listener {
                 Phase::Running => None,
                 Phase::Draining { last, .. } => Some(last),
             };
-            match last {
+            let arrival = match last {
                 None => tokio::select! {
                     biased;
-                    _ = phase.changed() => {}
-                    accepted = self.accept_one() => return Ok(accepted),
+                    _ = phase.changed() => continue,
+                    arrival = self.next() => arrival,
                 },
-                Some(last) => {
-                    if last && let Some(accepted) = self.accept_last().await {
-                        return Ok(accepted);
+                Some(last) => match self.next_of_the_last(last).await {
+                    Some(arrival) => arrival,
+                    None => {
+                        drop(self.accepting.lock().unwrap_or_else(PoisonError::into_inner).take());
+                        return Err(too_late());
                     }
-                    drop(self.accepting.lock().unwrap_or_else(PoisonError::into_inner).take());
-                    return Err(draining());
-                }
+                },
+            };
+            let Arrival { connection: Connection { fd, client }, held } = arrival;
+            match Stream::new(fd, &client, held) {
+                Ok(stream) => return Ok((stream, client)),
+                Err(error) => tracing::error!(%client, %error, "lost a connection: the runtime does not take it"),
             }
         }
     }
 
-    /// What is still queued when nobody takes the queue over; `None` once it is empty for good.
-    async fn accept_last(&self) -> Option<(Stream, Address)> {
-        self.refuse_newcomers();
+    async fn next(&self) -> Arrival {
         loop {
-            match tokio::time::timeout(HANDSHAKE, self.socket.accept()).await {
-                Ok(Ok((tcp, peer))) => return Some((Stream::new(tcp, self.process.streams()), Address::Tcp(peer))),
-                Ok(Err(error)) if is_about_one_connection(&error) => {}
-                // That there is no room for another one now does not mean that none waits.
-                Ok(Err(_)) => tokio::time::sleep(ACCEPT_PAUSE).await,
-                Err(_quiet) => {
-                    self.process.tell(FromWorker::Drained(self.address)).await;
-                    return None;
+            self.room().await;
+            if let Some(arrival) = self.desk.pop() {
+                return arrival;
+            }
+            tokio::select! {
+                biased;
+                () = self.desk.arrived() => {}
+                () = self.process.reception().receive() => {}
+                accepted = self.accept_one() => if let Some(arrival) = accepted {
+                    return arrival;
+                },
+            }
+        }
+    }
+
+    /// Waits until this worker may have one connection more. Until then others get what comes.
+    async fn room(&self) {
+        if self.desk.open() < self.max_connections {
+            return;
+        }
+        let _closed = Closed::new(self);
+        while self.desk.open() >= self.max_connections {
+            self.process.reception().pass_on(&self.desk);
+            tokio::select! {
+                () = self.desk.closed() => {}
+                () = self.process.reception().receive() => {}
+            }
+        }
+    }
+
+    /// The next connection from this worker's own shard, unless it was handed over.
+    async fn accept_one(&self) -> Option<Arrival> {
+        let Some(socket) = self.socket.registered() else { return pending().await };
+        let reception = self.process.reception();
+        match socket.async_io(Interest::READABLE, |socket| reception.accept(&self.desk, socket)).await {
+            Ok(accepted) => {
+                self.is_short.store(false, Ordering::Relaxed);
+                accepted
+            }
+            Err(error) => {
+                self.wait_out(&error).await;
+                None
+            }
+        }
+    }
+
+    /// Pauses after an error that is not about one connection, such as "too many open files". Others get what comes meanwhile.
+    async fn wait_out(&self, error: &io::Error) {
+        if !self.is_short.swap(true, Ordering::Relaxed) {
+            tracing::warn!(address = %self.address, %error, "cannot accept; trying again until it works");
+        }
+        let _closed = Closed::new(self);
+        tokio::time::sleep(ACCEPT_PAUSE).await;
+    }
+
+    /// What is still to be served when the worker drains: what has come in, and if nobody takes the queue over, what waits in it.
+    /// `None` once there is nothing, for good.
+    async fn next_of_the_last(&self, last: bool) -> Option<Arrival> {
+        loop {
+            if let Some(arrival) = self.desk.pop() {
+                return Some(arrival);
+            }
+            if self.desk.is_expecting() {
+                self.desk.arrived().await;
+            } else if last {
+                break;
+            } else {
+                return None;
+            }
+        }
+        let socket =
+            self.socket.register().inspect_err(|error| tracing::error!(%error, "cannot empty the queue")).ok()?;
+        self.refuse_newcomers(socket.get_ref());
+        let accepted = self.accept_last(socket).await;
+        if accepted.is_none() {
+            self.process.tell(FromWorker::Drained(self.desk.port())).await;
+        }
+        accepted
+    }
+
+    /// What is queued when nobody takes the queue over; `None` once it is empty for good.
+    async fn accept_last(&self, socket: &AsyncFd<OwnedFd>) -> Option<Arrival> {
+        let reception = self.process.reception();
+        let mut rounds = 0;
+        loop {
+            if let Some(arrival) = self.desk.pop() {
+                return Some(arrival);
+            }
+            let accept = |socket: &OwnedFd| reception.accept_to_keep(&self.desk, socket);
+            let next = async {
+                tokio::select! {
+                    biased;
+                    accepted = socket.async_io(Interest::READABLE, accept) => Some(accepted),
+                    () = self.desk.arrived() => None,
+                    () = reception.receive() => None,
                 }
+            };
+            match tokio::time::timeout(HANDSHAKE, next).await {
+                Ok(None) => {}
+                Ok(Some(Ok(arrival))) => return Some(arrival),
+                Ok(Some(Err(error))) if is_about_one_connection(&error) => {}
+                // A Unix socket that is shut down and empty.
+                Ok(Some(Err(error))) if error.kind() == io::ErrorKind::InvalidInput => return None,
+                // That there is no room for another one now does not mean that none waits.
+                Ok(Some(Err(_))) => tokio::time::sleep(ACCEPT_PAUSE).await,
+                // What was promised to us is on its way, unless its sender has died.
+                Err(_quiet) if !reception.is_settled() && rounds < 10 => rounds += 1,
+                Err(_quiet) => return None,
             }
         }
     }
 
     /// Lets the kernel drop every packet that would open a new connection, so that none slips in between our last look into the
     /// queue and the close, only to be reset. Its sender tries again within a second and is then refused.
-    fn refuse_newcomers(&self) {
-        self.newcomers_refused.call_once(|| self.drop_syn());
-    }
-
-    fn drop_syn(&self) {
-        // Classic BPF over the TCP header: of the flags (byte 13), SYN without ACK is dropped and all else passes.
-        let drop_pure_syn = [
-            SockFilter::new(0x30, 0, 0, 13),
-            SockFilter::new(0x54, 0, 0, 0x12),
-            SockFilter::new(0x15, 0, 1, 0x02),
-            SockFilter::new(0x06, 0, 0, 0),
-            SockFilter::new(0x06, 0, 0, u32::MAX),
-        ];
-        // Where it is forbidden, a newcomer of the last instant is reset, as it is with every other server.
-        _ = SockRef::from(&self.socket).attach_filter(&drop_pure_syn);
-    }
-
-    async fn accept_one(&self) -> (Stream, Address) {
-        let mut told = false;
-        loop {
-            match self.socket.accept().await {
-                Ok((tcp, peer)) => return (Stream::new(tcp, self.process.streams()), Address::Tcp(peer)),
-                Err(error) if is_about_one_connection(&error) => {}
-                Err(error) => {
-                    if !std::mem::replace(&mut told, true) {
-                        tracing::warn!(address = %self.address, %error, "cannot accept; trying again until it works");
-                    }
-                    tokio::time::sleep(ACCEPT_PAUSE).await;
-                }
+    fn refuse_newcomers(&self, socket: &OwnedFd) {
+        self.newcomers_refused.call_once(|| match self.address {
+            Address::Tcp(_) | Address::Udp(_) => drop_syn(socket),
+            // From here on connecting fails at once, and what is queued can still be accepted.
+            Address::Unix(_) | Address::Abstract(_) | Address::Unnamed => {
+                _ = SockRef::from(socket).shutdown(Shutdown::Read);
             }
-        }
+        });
     }
+}
+
+fn drop_syn(socket: &OwnedFd) {
+    // Classic BPF over the TCP header: of the flags (byte 13), SYN without ACK is dropped and all else passes.
+    let drop_pure_syn = [
+        SockFilter::new(0x30, 0, 0, 13),
+        SockFilter::new(0x54, 0, 0, 0x12),
+        SockFilter::new(0x15, 0, 1, 0x02),
+        SockFilter::new(0x06, 0, 0, 0),
+        SockFilter::new(0x06, 0, 0, u32::MAX),
+    ];
+    // Where it is forbidden, a newcomer of the last instant is reset, as it is with every other server.
+    _ = SockRef::from(socket).attach_filter(&drop_pure_syn);
 }
 
 impl Drop for Listener {
     fn drop(&mut self) {
-        self.process.unclaim_port(self.request);
+        self.process.reception().close_desk(&self.desk);
+    }
+}
+
+/// While this lives, connections go to other workers.
+struct Closed<'a>(&'a Listener);
+
+impl<'a> Closed<'a> {
+    fn new(listener: &'a Listener) -> Self {
+        listener.process.reception().line().set_accepts(listener.desk.port().0, false);
+        Self(listener)
+    }
+}
+
+impl Drop for Closed<'_> {
+    fn drop(&mut self) {
+        self.0.process.reception().line().set_accepts(self.0.desk.port().0, true);
+    }
+}
+
+/// The worker's duplicate of its socket. Where the primary accepts, it stays idle until the very end.
+#[derive(Debug)]
+struct Shard {
+    registered: OnceLock<AsyncFd<OwnedFd>>,
+    idle: Mutex<Option<OwnedFd>>,
+}
+
+impl Shard {
+    fn new(fd: OwnedFd, is_idle: bool) -> io::Result<Self> {
+        let shard = Self { registered: OnceLock::new(), idle: Mutex::new(Some(fd)) };
+        if !is_idle {
+            shard.register()?;
+        }
+        Ok(shard)
+    }
+
+    fn registered(&self) -> Option<&AsyncFd<OwnedFd>> {
+        self.registered.get()
+    }
+
+    fn register(&self) -> io::Result<&AsyncFd<OwnedFd>> {
+        let mut idle = self.idle.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(fd) = idle.take() {
+            // Nobody else sets it, under this lock.
+            _ = self.registered.set(os::register(fd, Interest::READABLE)?);
+        }
+        self.registered.get().ok_or_else(too_late)
     }
 }
 
@@ -322,7 +393,7 @@ impl axum::serve::Listener for Listener {
     async fn accept(&mut self) -> (Self::Io, Self::Addr) {
         match Self::accept(self).await {
             Ok(accepted) => accepted,
-            Err(_draining) => std::future::pending().await,
+            Err(_draining) => pending().await,
         }
     }
 
@@ -334,7 +405,7 @@ impl axum::serve::Listener for Listener {
 #[cfg(feature = "axum")]
 impl axum::extract::connect_info::Connected<axum::serve::IncomingStream<'_, Listener>> for Address {
     fn connect_info(stream: axum::serve::IncomingStream<'_, Listener>) -> Self {
-        *stream.remote_addr()
+        stream.remote_addr().clone()
     }
 }
 
@@ -343,56 +414,12 @@ const HANDSHAKE: Duration = Duration::from_millis(100);
 /// The pause after an accept error that is not about one connection, such as "too many open files".
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 
-/// Gives the claim on a port back if listening is cancelled or fails.
-struct Unclaim<'a>(&'a Process, PortRequest);
-
-impl Drop for Unclaim<'_> {
-    fn drop(&mut self) {
-        self.0.unclaim_port(self.1);
-    }
-}
-
-/// Carries the address into the message and keeps the kernel's error as its source.
-#[derive(Debug, thiserror::Error)]
-#[error("cannot listen on {address}: {source}")]
-struct ListenError {
-    address: SocketAddr,
-    source: io::Error,
-}
-
-impl ListenError {
-    fn into_io(self) -> io::Error {
-        io::Error::new(self.source.kind(), self)
-    }
-}
-
-async fn resolve(place: &Place) -> io::Result<Vec<SocketAddr>> {
-    match place {
-        Place::Socket(address) => Ok(vec![*address]),
-        Place::Text(text) => match tokio::net::lookup_host(text).await {
-            Ok(found) => Ok(found.collect()),
-            Err(error) if error.kind() == io::ErrorKind::InvalidInput => Err(invalid(place, &error.to_string())),
-            Err(error) => Err(io::Error::new(error.kind(), format!("cannot listen on {text:?}: {error}"))),
-        },
-    }
-}
-
-fn invalid(place: &Place, why: &str) -> io::Error {
-    let text =
-        format!("cannot listen on {place:?}: {why}; write host:port, such as \"0.0.0.0:3000\" or \"[::1]:3000\"");
-    io::Error::new(io::ErrorKind::InvalidInput, text)
-}
-
-fn into_tokio(fd: OwnedFd) -> io::Result<TcpListener> {
-    TcpListener::from_std(std::net::TcpListener::from(fd))
-}
-
-fn draining() -> io::Error {
-    io::Error::new(io::ErrorKind::NotConnected, "the worker drains: it takes no more connections")
+pub(crate) fn too_late() -> io::Error {
+    io::Error::new(io::ErrorKind::NotConnected, "the worker drains, or its primary is gone: no more connections come")
 }
 
 /// Such an error is the client's: it was reset before we took it, or the network failed it.
-fn is_about_one_connection(error: &io::Error) -> bool {
+pub(crate) fn is_about_one_connection(error: &io::Error) -> bool {
     use io::ErrorKind as Kind;
     matches!(
         error.kind(),

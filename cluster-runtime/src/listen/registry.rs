@@ -1,189 +1,518 @@
-//! The primary's sockets: one shard per slot and address, bound once and held for life.
+//! The primary's sockets: bound once and held for life.
 //!
-//! A worker gets a duplicate of its slot's shard. The primary keeps its own, so the accept queue outlives the worker: what was
-//! queued when it died is served by its replacement.
+//! A TCP or UDP port has one socket for each slot, its *shard*, in the order of the slots, as the kernel numbers them in that order
+//! too. A worker gets a duplicate of its slot's shard. The primary keeps its own, so the accept queue outlives the worker: what was
+//! queued when it died is served by its replacement, or by others if there is none.
+//!
+//! Unix sockets and inherited ones cannot be multiplied. They are one socket for all, from which the primary accepts; so is a TCP
+//! port when the primary is to place every connection.
 
-use std::collections::HashMap;
+use std::collections::BTreeSet;
 use std::io;
 use std::net::SocketAddr;
 use std::os::fd::{AsFd, BorrowedFd};
+use std::time::Duration;
 
 use nix::errno::Errno;
-use socket2::{Domain, Protocol, SockAddr, Socket, Type};
+use socket2::{Domain, Protocol, SockAddr, Socket, TcpKeepalive, Type};
 
-use crate::control::PortRequest;
+use super::inherited::InheritedSockets;
+use super::place::Dispatch;
+use super::steer::{self, Steering};
+use super::unix::{self, FileGuard};
+use super::{Address, Endpoint, Options, PortId, PortKey, PortRequest, Transport};
+use crate::board::MOST_PORTS;
+use crate::control::Granted;
+use crate::os;
 
 /// Connections that may wait in a shard; the kernel cuts it to `net.core.somaxconn`.
-const BACKLOG: i32 = 4096;
+const BACKLOG: u32 = 4096;
 
 /// Every port of the cluster.
+#[derive(Debug)]
 pub(crate) struct Registry {
-    ports: HashMap<Key, Port>,
-    most_shards: usize,
+    /// By [`PortId`].
+    ports: Vec<Option<Port>>,
+    slots: usize,
+    dispatch: Dispatch,
+    inherited: InheritedSockets,
+    most_sockets: usize,
 }
 
-#[derive(Clone, Copy, PartialEq, Eq, Hash)]
-struct Key {
-    address: SocketAddr,
-    ordinal: u32,
-}
-
+#[derive(Debug)]
 struct Port {
+    key: PortKey,
     /// With the real port number.
-    address: SocketAddr,
+    address: Address,
     http: bool,
-    /// By slot. A shard is made when its slot first listens, and not before: a listening socket that nobody reads would
-    /// swallow its share of the connections.
-    shards: HashMap<usize, Socket>,
+    sockets: Sockets,
+}
+
+#[derive(Debug)]
+enum Sockets {
+    /// By slot. A slot that will never be served again has none.
+    Shards {
+        shards: Vec<Option<Socket>>,
+        /// The shards that the kernel passes over now.
+        excluded: BTreeSet<usize>,
+    },
+    Shared {
+        socket: Socket,
+        _file: Option<FileGuard>,
+    },
 }
 
 impl Registry {
-    /// A registry that never holds more than `most_shards` sockets: a worker that asks for port after port must not use up the
-    /// descriptors that the primary needs to spawn the next one.
-    pub(crate) fn new(most_shards: usize) -> Self {
-        Self { ports: HashMap::new(), most_shards }
+    /// A registry for `slots` slots that never holds more than `most_sockets` sockets: a worker that asks for port after port must
+    /// not use up the descriptors that the primary needs to spawn the next one.
+    pub(crate) fn new(slots: usize, dispatch: Dispatch, inherited: InheritedSockets, most_sockets: usize) -> Self {
+        Self { ports: Vec::new(), slots, dispatch, inherited, most_sockets }
     }
 
-    /// The shard of `slot` for this port, bound and listening, and its real address.
+    /// The socket of `slot` for this port, bound and listening.
     ///
     /// # Errors
-    /// What bind(2) or listen(2) say, and EMFILE beyond the most shards; nothing is remembered of a failure, so that a retry starts afresh.
-    pub(crate) fn listen(&mut self, slot: usize, request: PortRequest) -> io::Result<(SocketAddr, BorrowedFd<'_>)> {
-        let key = Key { address: request.address, ordinal: request.ordinal };
-        let is_new = self.ports.get(&key).is_none_or(|port| !port.shards.contains_key(&slot));
-        if is_new && self.ports.values().map(|port| port.shards.len()).sum::<usize>() >= self.most_shards {
-            return Err(Errno::EMFILE.into());
+    /// What bind(2) or listen(2) say, and EMFILE beyond the most sockets or ports; nothing is remembered of a failure, so that a
+    /// retry starts afresh.
+    pub(crate) fn listen(&mut self, slot: usize, request: &PortRequest) -> io::Result<(Granted, BorrowedFd<'_>)> {
+        let id = match self.position(&request.key) {
+            Some(id) => id,
+            None => self.bind(request)?,
+        };
+        if let Some(port) = &self.ports[id.0] {
+            port.apply(&request.options)?;
         }
-        if let Some(port) = self.ports.get_mut(&key) {
-            if !port.shards.contains_key(&slot) {
-                port.shards.insert(slot, further_shard(port.address)?);
-            }
-        } else {
-            let (socket, address) = first_shard(request.address)?;
-            let port = Port { address, http: request.http, shards: HashMap::from([(slot, socket)]) };
-            self.ports.insert(key, port);
-        }
-        let port = &self.ports[&key];
-        Ok((port.address, port.shards[&slot].as_fd()))
+        self.find(slot, request)
     }
 
-    /// The shard of `slot` for this port, if there is one already.
+    /// The socket of `slot` for this port, if there is one already.
     ///
     /// # Errors
     /// ESHUTDOWN if there is none.
-    pub(crate) fn find(&self, slot: usize, request: PortRequest) -> io::Result<(SocketAddr, BorrowedFd<'_>)> {
-        let port = self.ports.get(&Key { address: request.address, ordinal: request.ordinal });
-        let found = port.and_then(|port| Some((port.address, port.shards.get(&slot)?.as_fd())));
+    pub(crate) fn find(&self, slot: usize, request: &PortRequest) -> io::Result<(Granted, BorrowedFd<'_>)> {
+        let found = self.position(&request.key).and_then(|id| {
+            let port = self.port(id)?;
+            let (socket, by_primary) = match &port.sockets {
+                Sockets::Shards { shards, .. } => (shards.get(slot)?.as_ref()?, false),
+                Sockets::Shared { socket, .. } => (socket, port.transport() == Transport::Stream),
+            };
+            Some((Granted { port: id, address: port.address.clone(), by_primary }, socket.as_fd()))
+        });
         found.ok_or_else(|| Errno::ESHUTDOWN.into())
+    }
+
+    /// Every port from which connections are accepted.
+    pub(crate) fn streams(&self) -> impl Iterator<Item = PortId> {
+        let ids = (0..self.ports.len()).map(PortId);
+        ids.filter(|id| self.port(*id).is_some_and(|port| port.transport() == Transport::Stream))
+    }
+
+    /// Every port that receives datagrams.
+    pub(crate) fn datagrams(&self) -> impl Iterator<Item = PortId> {
+        let ids = (0..self.ports.len()).map(PortId);
+        ids.filter(|id| self.port(*id).is_some_and(|port| port.transport() == Transport::Datagram))
+    }
+
+    /// The socket that all slots share, where they do.
+    pub(crate) fn shared(&self, port: PortId) -> Option<BorrowedFd<'_>> {
+        match &self.port(port)?.sockets {
+            Sockets::Shared { socket, .. } => Some(socket.as_fd()),
+            Sockets::Shards { .. } => None,
+        }
+    }
+
+    /// The shard of `slot`, where it has one.
+    pub(crate) fn shard(&self, port: PortId, slot: usize) -> Option<BorrowedFd<'_>> {
+        match &self.port(port)?.sockets {
+            Sockets::Shards { shards, .. } => Some(shards.get(slot)?.as_ref()?.as_fd()),
+            Sockets::Shared { .. } => None,
+        }
+    }
+
+    /// Lets the kernel give nothing to the shards of the `excluded` slots. Not for a cluster that stops, whose shards have gaps.
+    pub(crate) fn exclude(&mut self, port: PortId, to_exclude: BTreeSet<usize>) {
+        let is_by_address = self.dispatch.is_by_address();
+        let Some(port) = self.ports.get_mut(port.0).and_then(Option::as_mut) else { return };
+        let transport = port.transport();
+        let Sockets::Shards { shards, excluded } = &mut port.sockets else { return };
+        if *excluded == to_exclude {
+            return;
+        }
+        *excluded = to_exclude;
+        // Where it is forbidden, who is given to an excluded slot is served too, only later.
+        if let Err(error) = steer(shards, transport, is_by_address, excluded) {
+            tracing::debug!(%error, "the kernel does not let connections be steered");
+        }
+    }
+
+    /// From here on shards are closed one by one, which renumbers them for the kernel: it is to choose by itself.
+    pub(crate) fn stop_steering(&mut self) {
+        for port in self.ports.iter().flatten() {
+            if let Sockets::Shards { shards, .. } = &port.sockets
+                && let Some(any) = shards.iter().flatten().next()
+            {
+                _ = os::detach_steering(any.as_fd());
+            }
+        }
     }
 
     /// Closes every shard of `slot`: it stays empty, and its shards would swallow their share of the connections.
     pub(crate) fn close_slot(&mut self, slot: usize) {
-        self.ports.values_mut().for_each(|port| drop(port.shards.remove(&slot)));
-        self.ports.retain(|_, port| !port.shards.is_empty());
+        (0..self.ports.len()).for_each(|id| self.close(slot, PortId(id)));
     }
 
-    /// Closes the shard of `slot` at the real address `address`, as nobody will serve it any more.
-    pub(crate) fn close(&mut self, slot: usize, address: SocketAddr) {
-        for port in self.ports.values_mut().filter(|port| port.address == address) {
-            port.shards.remove(&slot);
+    /// Closes the shard of `slot`, or the socket that it shares with all, as nobody will serve it any more.
+    pub(crate) fn close(&mut self, slot: usize, id: PortId) {
+        let Some(entry) = self.ports.get_mut(id.0) else { return };
+        let is_empty = match entry.as_mut().map(|port| &mut port.sockets) {
+            Some(Sockets::Shards { shards, .. }) => {
+                shards.get_mut(slot).map(Option::take);
+                shards.iter().all(Option::is_none)
+            }
+            Some(Sockets::Shared { .. }) | None => false,
+        };
+        if is_empty {
+            *entry = None;
         }
-        self.ports.retain(|_, port| !port.shards.is_empty());
+    }
+
+    /// Closes the sockets that all slots share, where there are such.
+    pub(crate) fn close_shared(&mut self, id: PortId) {
+        if self.shared(id).is_some() {
+            self.ports[id.0] = None;
+        }
     }
 
     /// The real addresses, each with whether HTTP is spoken there.
-    pub(crate) fn addresses(&self) -> Vec<(SocketAddr, bool)> {
-        let mut all: Vec<_> = self.ports.values().map(|port| (port.address, port.http)).collect();
+    pub(crate) fn addresses(&self) -> Vec<(Address, bool)> {
+        let mut all: Vec<_> = self.ports.iter().flatten().map(|port| (port.address.clone(), port.http)).collect();
         all.sort_unstable();
         all
     }
+
+    fn bind(&mut self, request: &PortRequest) -> io::Result<PortId> {
+        let id = self.ports.iter().position(Option::is_none).unwrap_or(self.ports.len());
+        let sockets: usize = self.ports.iter().flatten().map(Port::count).sum();
+        if id >= MOST_PORTS || sockets + self.slots > self.most_sockets {
+            let text = format!("a cluster has {MOST_PORTS} ports at most, and as many as its file limit allows");
+            return Err(io::Error::other(text));
+        }
+        let (address, sockets) = self.bind_sockets(request)?;
+        let mut port = Port { key: request.key.clone(), address, http: request.http, sockets };
+        let transport = port.transport();
+        if let Sockets::Shards { shards, excluded } = &mut port.sockets
+            && self.dispatch.is_by_address()
+            && let Err(error) = steer(shards, transport, true, excluded)
+        {
+            tracing::debug!(%error, "the kernel does not let connections be steered");
+        }
+        if id == self.ports.len() {
+            self.ports.push(None);
+        }
+        self.ports[id] = Some(port);
+        Ok(PortId(id))
+    }
+
+    fn bind_sockets(&self, request: &PortRequest) -> io::Result<(Address, Sockets)> {
+        let PortRequest { key: PortKey { endpoint, .. }, options, .. } = request;
+        let backlog = backlog(options);
+        let shared = |socket, file| Sockets::Shared { socket, _file: file };
+        match endpoint {
+            Endpoint::Tcp(address) if self.dispatch.is_in_primary() => {
+                let socket = inet_socket(*address, Type::STREAM, options)?;
+                socket.bind(&SockAddr::from(*address))?;
+                socket.listen(backlog)?;
+                Ok((Address::Tcp(bound(&socket)?), shared(socket, None)))
+            }
+            Endpoint::Tcp(address) => {
+                let (bound, shards) = shards(*address, Type::STREAM, options, self.slots)?;
+                Ok((Address::Tcp(bound), shards))
+            }
+            Endpoint::Udp(address) => {
+                let (bound, shards) = shards(*address, Type::DGRAM, options, self.slots)?;
+                Ok((Address::Udp(bound), shards))
+            }
+            Endpoint::Unix(path) => {
+                let (socket, file) = unix::bind(path, options.mode, backlog)?;
+                Ok((Address::Unix(path.clone()), shared(socket, Some(file))))
+            }
+            Endpoint::Abstract(name) => {
+                Ok((Address::Abstract(name.clone()), shared(unix::bind_abstract(name, backlog)?, None)))
+            }
+            Endpoint::Inherited { by, transport } => {
+                let socket = self.inherited.take(by, *transport)?;
+                let address = match (socket.local_addr()?, transport) {
+                    (address, Transport::Stream) => Address::of_stream(&address),
+                    (address, Transport::Datagram) => Address::Udp(address.as_socket().ok_or(Errno::EAFNOSUPPORT)?),
+                };
+                Ok((address, shared(socket, None)))
+            }
+        }
+    }
+
+    fn position(&self, key: &PortKey) -> Option<PortId> {
+        self.ports.iter().position(|port| port.as_ref().is_some_and(|port| port.key == *key)).map(PortId)
+    }
+
+    fn port(&self, id: PortId) -> Option<&Port> {
+        self.ports.get(id.0)?.as_ref()
+    }
 }
 
-/// Binds the port for the cluster.
+impl Port {
+    fn transport(&self) -> Transport {
+        self.key.endpoint.transport()
+    }
+
+    fn count(&self) -> usize {
+        match &self.sockets {
+            Sockets::Shards { shards, .. } => shards.iter().flatten().count(),
+            Sockets::Shared { .. } => 1,
+        }
+    }
+
+    /// Sets what can be set at any time. Accepted connections inherit it.
+    fn apply(&self, options: &Options) -> io::Result<()> {
+        if self.transport() == Transport::Datagram {
+            return Ok(());
+        }
+        let sockets: Vec<&Socket> = match &self.sockets {
+            Sockets::Shards { shards, .. } => shards.iter().flatten().collect(),
+            Sockets::Shared { socket, .. } => vec![socket],
+        };
+        let is_inherited = matches!(self.key.endpoint, Endpoint::Inherited { .. });
+        for socket in sockets {
+            // An inherited one listens already, with a backlog that somebody has chosen.
+            if !is_inherited || options.backlog.is_some() {
+                socket.listen(backlog(options))?;
+            }
+            if matches!(self.address, Address::Tcp(_)) {
+                apply_to_tcp(socket, options)?;
+            }
+        }
+        Ok(())
+    }
+}
+
+fn apply_to_tcp(socket: &Socket, options: &Options) -> io::Result<()> {
+    if let Some(nodelay) = options.nodelay {
+        socket.set_tcp_nodelay(nodelay)?;
+    }
+    if let Some(idle) = options.keepalive {
+        socket.set_tcp_keepalive(&TcpKeepalive::new().with_time(idle.max(Duration::from_secs(1))))?;
+    }
+    if let Some(pending) = options.fast_open {
+        os::set_fast_open(socket.as_fd(), pending)?;
+    }
+    if let Some(time) = options.defer_accept {
+        os::set_defer_accept(socket.as_fd(), time)?;
+    }
+    Ok(())
+}
+
+/// Binds a port for the cluster, one socket for each slot.
 ///
 /// The first socket is bound *without* `SO_REUSEPORT` and gets the option afterwards: so it fails where another cluster has the
 /// port, which with the option would be joined without a word.
-fn first_shard(address: SocketAddr) -> io::Result<(Socket, SocketAddr)> {
-    let socket = stream_socket(address)?;
-    socket.bind(&SockAddr::from(address))?;
-    socket.set_reuse_port(true)?;
-    socket.listen(BACKLOG)?;
-    let bound = socket.local_addr()?.as_socket().ok_or_else(|| io::Error::other("not an internet socket"))?;
-    Ok((socket, bound))
+fn shards(address: SocketAddr, kind: Type, options: &Options, slots: usize) -> io::Result<(SocketAddr, Sockets)> {
+    let first = inet_socket(address, kind, options)?;
+    first.bind(&SockAddr::from(address))?;
+    first.set_reuse_port(true)?;
+    let address = bound(&first)?;
+    let mut shards = vec![Some(first)];
+    for _ in 1..slots {
+        let shard = inet_socket(address, kind, options)?;
+        shard.set_reuse_port(true)?;
+        shard.bind(&SockAddr::from(address))?;
+        shards.push(Some(shard));
+    }
+    if kind == Type::STREAM {
+        // In the order of the slots: the kernel numbers them as they begin to listen.
+        shards.iter().flatten().try_for_each(|shard| shard.listen(backlog(options)))?;
+    }
+    Ok((address, Sockets::Shards { shards, excluded: BTreeSet::new() }))
 }
 
-fn further_shard(address: SocketAddr) -> io::Result<Socket> {
-    let socket = stream_socket(address)?;
-    socket.set_reuse_port(true)?;
-    socket.bind(&SockAddr::from(address))?;
-    socket.listen(BACKLOG)?;
-    Ok(socket)
-}
-
-fn stream_socket(address: SocketAddr) -> io::Result<Socket> {
+fn inet_socket(address: SocketAddr, kind: Type, options: &Options) -> io::Result<Socket> {
     // Closed on exec; non-blocking holds for every duplicate, the workers' too.
-    let socket = Socket::new(Domain::for_address(address), Type::STREAM.nonblocking(), Some(Protocol::TCP))?;
-    // A restarted cluster must not wait for the last one's connections to leave TIME_WAIT. It does not let two listen.
-    socket.set_reuse_address(true)?;
+    let protocol = if kind == Type::STREAM { Protocol::TCP } else { Protocol::UDP };
+    let socket = Socket::new(Domain::for_address(address), kind.nonblocking(), Some(protocol))?;
+    if kind == Type::STREAM {
+        // A restarted cluster must not wait for the last one's connections to leave TIME_WAIT. It does not let two listen.
+        socket.set_reuse_address(true)?;
+    }
+    if let (Some(only), SocketAddr::V6(_)) = (options.v6_only, address) {
+        socket.set_only_v6(only)?;
+    }
     Ok(socket)
+}
+
+fn steer(
+    shards: &[Option<Socket>],
+    transport: Transport,
+    is_by_address: bool,
+    excluded: &BTreeSet<usize>,
+) -> io::Result<()> {
+    let [Some(any), _, ..] = shards else { return Ok(()) };
+    let steering = match transport {
+        Transport::Stream if is_by_address => Steering::Client,
+        Transport::Stream => Steering::Random,
+        Transport::Datagram => Steering::Flow,
+    };
+    if excluded.is_empty() && steering != Steering::Client {
+        return match os::detach_steering(any.as_fd()) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
+            outcome => outcome,
+        };
+    }
+    os::attach_steering(any.as_fd(), &steer::program(steering, shards.len(), excluded))
+}
+
+fn bound(socket: &Socket) -> io::Result<SocketAddr> {
+    socket.local_addr()?.as_socket().ok_or_else(|| io::Error::other("not an internet socket"))
+}
+
+fn backlog(options: &Options) -> i32 {
+    options.backlog.unwrap_or(BACKLOG).try_into().unwrap_or(i32::MAX)
 }
 
 #[cfg(test)]
 mod tests {
-    use std::net::TcpStream;
+    use std::net::{TcpListener, TcpStream};
+    use std::os::fd::OwnedFd;
+    use std::os::unix::fs::MetadataExt as _;
+    use std::os::unix::net::UnixStream;
 
     use super::*;
 
-    fn any(ordinal: u32) -> PortRequest {
-        PortRequest { address: "127.0.0.1:0".parse().unwrap(), ordinal, http: false }
+    fn registry(slots: usize) -> Registry {
+        Registry::new(slots, Dispatch::Balanced, InheritedSockets::default(), 1024)
     }
 
-    fn fixed(address: SocketAddr) -> PortRequest {
-        PortRequest { address, ordinal: 0, http: false }
+    fn on(endpoint: Endpoint, ordinal: u32) -> PortRequest {
+        PortRequest { key: PortKey { endpoint, ordinal }, http: false, options: Options::default() }
+    }
+
+    fn any(ordinal: u32) -> PortRequest {
+        on(Endpoint::Tcp("127.0.0.1:0".parse().unwrap()), ordinal)
+    }
+
+    fn listen(registry: &mut Registry, slot: usize, request: &PortRequest) -> (Granted, OwnedFd) {
+        let (granted, fd) = registry.listen(slot, request).unwrap();
+        (granted, fd.try_clone_to_owned().unwrap())
+    }
+
+    fn inode(fd: OwnedFd) -> u64 {
+        std::fs::File::from(fd).metadata().unwrap().ino()
     }
 
     #[test]
-    fn every_slot_gets_the_same_real_port_and_a_shard_of_its_own() {
-        let mut registry = Registry::new(8);
-        let (first, one) = registry.listen(0, any(0)).map(|(a, fd)| (a, fd.try_clone_to_owned().unwrap())).unwrap();
-        let (second, other) = registry.listen(1, any(0)).map(|(a, fd)| (a, fd.try_clone_to_owned().unwrap())).unwrap();
-        assert_eq!(first, second);
-        assert_ne!(first.port(), 0);
-        let inode = |fd| std::fs::File::from(fd).metadata().map(|m| std::os::unix::fs::MetadataExt::ino(&m)).unwrap();
+    fn all_slots_share_a_port_that_the_kernel_chose_each_with_a_socket_of_its_own() {
+        let mut registry = registry(2);
+        let (first, one) = listen(&mut registry, 0, &any(0));
+        let (second, other) = listen(&mut registry, 1, &any(0));
+        assert_eq!((first.port, &first.address), (second.port, &second.address));
+        assert_ne!(first.address.port(), Some(0));
         assert_ne!(inode(one), inode(other));
-        let (third, _) = registry.listen(0, any(1)).unwrap();
-        assert_ne!(first, third, "the second port of a worker is another one");
+        let (third, _) = listen(&mut registry, 0, &any(1));
+        assert_ne!(first.address, third.address, "the second port of a worker is another one");
+    }
+
+    #[test]
+    fn a_replacement_gets_the_socket_of_its_slot() {
+        let mut registry = registry(2);
+        let (_, one) = listen(&mut registry, 1, &any(0));
+        let (_, again) = listen(&mut registry, 1, &any(0));
+        assert_eq!(inode(one), inode(again));
     }
 
     #[test]
     fn a_second_cluster_on_the_port_is_refused_and_may_retry() {
-        let mut one = Registry::new(8);
-        let mut other = Registry::new(8);
-        let (address, _) = one.listen(0, any(0)).unwrap();
-        one.listen(1, any(0)).unwrap();
-        let error = other.listen(0, fixed(address)).unwrap_err();
-        assert_eq!(error.kind(), io::ErrorKind::AddrInUse);
-        drop(one);
-        other.listen(0, fixed(address)).expect("the retry works once the port is free");
+        for transport in [Endpoint::Tcp, Endpoint::Udp] {
+            let mut one = registry(2);
+            let mut other = registry(2);
+            let (granted, _) = listen(&mut one, 0, &on(transport("127.0.0.1:0".parse().unwrap()), 0));
+            let fixed = on(transport(granted.address.socket().unwrap()), 0);
+            let error = other.listen(0, &fixed).unwrap_err();
+            assert_eq!(error.kind(), io::ErrorKind::AddrInUse);
+            drop(one);
+            other.listen(0, &fixed).expect("the retry works once the port is free");
+        }
     }
 
     #[test]
     fn a_port_whose_last_shard_is_closed_refuses_connections() {
-        let mut registry = Registry::new(8);
-        let (address, _) = registry.listen(0, any(0)).unwrap();
-        registry.listen(3, any(0)).unwrap();
-        registry.close(0, address);
-        TcpStream::connect(address).expect("slot 3 still listens");
-        registry.close(3, address);
+        let mut registry = registry(2);
+        let (granted, _) = listen(&mut registry, 0, &any(0));
+        let address = granted.address.socket().unwrap();
+        registry.close(0, granted.port);
+        TcpStream::connect(address).expect("slot 1 still listens");
+        registry.close(1, granted.port);
         assert_eq!(TcpStream::connect(address).unwrap_err().kind(), io::ErrorKind::ConnectionRefused);
     }
 
     #[test]
+    fn an_excluded_shard_gets_no_connection() {
+        let mut registry = registry(3);
+        let (granted, _) = listen(&mut registry, 0, &any(0));
+        registry.exclude(granted.port, BTreeSet::from([1]));
+        let address = granted.address.socket().unwrap();
+        let _clients: Vec<_> = (0..60).map(|_| TcpStream::connect(address).unwrap()).collect();
+        let queued = |slot| {
+            let shard = registry.shard(granted.port, slot).unwrap();
+            std::iter::from_fn(|| os::accept(shard).ok()).count()
+        };
+        assert_eq!((queued(1), queued(0) + queued(2)), (0, 60));
+        registry.exclude(granted.port, BTreeSet::new());
+        let _clients: Vec<_> = (0..60).map(|_| TcpStream::connect(address).unwrap()).collect();
+        let queued = |slot| {
+            let shard = registry.shard(granted.port, slot).unwrap();
+            std::iter::from_fn(|| os::accept(shard).ok()).count()
+        };
+        assert!(queued(1) > 0, "it is back");
+    }
+
+    #[test]
     fn one_worker_cannot_have_port_after_port_without_end() {
-        let mut registry = Registry::new(2);
-        registry.listen(0, any(0)).unwrap();
-        registry.listen(0, any(1)).unwrap();
-        assert_eq!(registry.listen(0, any(2)).unwrap_err().raw_os_error(), Some(libc::EMFILE));
-        registry.listen(0, any(1)).expect("what there is can still be had");
+        let mut few = Registry::new(2, Dispatch::Balanced, InheritedSockets::default(), 4);
+        few.listen(0, &any(0)).unwrap();
+        few.listen(0, &any(1)).unwrap();
+        assert!(few.listen(0, &any(2)).is_err());
+        few.listen(0, &any(1)).expect("what there is can still be had");
+        let mut many = registry(1);
+        let refused = (0..200).find(|ordinal| many.listen(0, &any(*ordinal)).is_err());
+        assert_eq!(refused, Some(MOST_PORTS as u32));
+    }
+
+    #[test]
+    fn a_unix_socket_is_one_for_all_slots_and_its_file_goes_with_it() {
+        let directory = std::env::temp_dir().join(format!("cluster-registry-{}", std::process::id()));
+        std::fs::create_dir_all(&directory).unwrap();
+        let path = directory.join("socket");
+        let mut registry = registry(2);
+        let request = on(Endpoint::Unix(path.clone()), 0);
+        let (granted, one) = listen(&mut registry, 0, &request);
+        let (_, other) = listen(&mut registry, 1, &request);
+        assert!(granted.by_primary);
+        assert_eq!(inode(one), inode(other));
+        UnixStream::connect(&path).unwrap();
+        registry.close_shared(granted.port);
+        assert!(!path.exists());
+        std::fs::remove_dir(&directory).unwrap();
+    }
+
+    #[test]
+    fn v6_only_leaves_the_port_to_ipv4() {
+        let mut registry = registry(2);
+        let mut request = on(Endpoint::Tcp("[::]:0".parse().unwrap()), 0);
+        request.options.v6_only = Some(true);
+        let (granted, _) = listen(&mut registry, 0, &request);
+        let port = granted.address.port().unwrap();
+        assert!(TcpStream::connect(("127.0.0.1", port)).is_err());
+        TcpListener::bind(("0.0.0.0", port)).expect("it is free");
+        request = on(Endpoint::Tcp("[::]:0".parse().unwrap()), 1);
+        request.options.v6_only = Some(false);
+        let (both, _) = listen(&mut registry, 0, &request);
+        TcpStream::connect(("127.0.0.1", both.address.port().unwrap())).expect("it takes both");
     }
 }

@@ -57,6 +57,11 @@ pub(crate) fn sticky_index(client: IpAddr, sockets: usize, excluded: &BTreeSet<u
     Group::new(sockets, excluded).choose(hash(words(client))) as usize
 }
 
+/// The same for a client that is known by something else, whose hash this is.
+pub(crate) fn hashed_index(hash: u32, sockets: usize, excluded: &BTreeSet<usize>) -> usize {
+    Group::new(sockets, excluded).choose(hash) as usize
+}
+
 /// The sockets to choose among. Each choice comes twice, as a function and as the instructions that do the same.
 struct Group {
     sockets: u32,

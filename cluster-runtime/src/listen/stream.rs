@@ -1,53 +1,99 @@
 //! An accepted connection, and the count of those that are open (upgraded ones, such as WebSockets, among them).
 
 use std::io::{self, IoSlice};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::pin::Pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::task::{Context, Poll};
 
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
-use tokio::net::TcpStream;
+use tokio::net::{TcpStream, UnixStream};
 use tokio::sync::Notify;
+
+use super::Address;
+use super::reception::Held;
 
 /// A connection that a [`Listener`](crate::Listener) accepted; reads and writes like any tokio stream.
 ///
 /// The worker's drain waits for it: until it is dropped, or the grace period ends.
 #[derive(Debug)]
 pub struct Stream {
-    tcp: TcpStream,
-    _counted: Counted,
+    io: Io,
+    _held: Held,
+}
+
+#[derive(Debug)]
+enum Io {
+    Tcp(TcpStream),
+    Unix(UnixStream),
 }
 
 impl Stream {
-    pub(super) fn new(tcp: TcpStream, streams: &Arc<Tally>) -> Self {
-        Self { tcp, _counted: Tally::count(streams) }
+    /// Must be called inside a tokio runtime.
+    pub(super) fn new(fd: OwnedFd, client: &Address, held: Held) -> io::Result<Self> {
+        let io = match client {
+            Address::Tcp(_) | Address::Udp(_) => Io::Tcp(TcpStream::from_std(fd.into())?),
+            Address::Unix(_) | Address::Abstract(_) | Address::Unnamed => Io::Unix(UnixStream::from_std(fd.into())?),
+        };
+        Ok(Self { io, _held: held })
     }
 
-    /// The TCP connection itself, to set options on.
+    /// The TCP connection itself, to set options on; `None` on a Unix socket.
     #[must_use]
     pub const fn tcp(&self) -> Option<&TcpStream> {
-        Some(&self.tcp)
+        match &self.io {
+            Io::Tcp(tcp) => Some(tcp),
+            Io::Unix(_) => None,
+        }
     }
+
+    /// The connection of a Unix socket itself, to ask who the client is; `None` on TCP.
+    #[must_use]
+    pub const fn unix(&self) -> Option<&UnixStream> {
+        match &self.io {
+            Io::Tcp(_) => None,
+            Io::Unix(unix) => Some(unix),
+        }
+    }
+}
+
+impl AsFd for Stream {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        match &self.io {
+            Io::Tcp(tcp) => tcp.as_fd(),
+            Io::Unix(unix) => unix.as_fd(),
+        }
+    }
+}
+
+/// Does the same with whichever kind it is.
+macro_rules! with {
+    ($stream:expr, $io:ident => $do:expr) => {
+        match &mut $stream.io {
+            Io::Tcp($io) => $do,
+            Io::Unix($io) => $do,
+        }
+    };
 }
 
 impl AsyncRead for Stream {
     fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.tcp).poll_read(cx, buf)
+        with!(self, io => Pin::new(io).poll_read(cx, buf))
     }
 }
 
 impl AsyncWrite for Stream {
     fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
-        Pin::new(&mut self.tcp).poll_write(cx, buf)
+        with!(self, io => Pin::new(io).poll_write(cx, buf))
     }
 
     fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.tcp).poll_flush(cx)
+        with!(self, io => Pin::new(io).poll_flush(cx))
     }
 
     fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.tcp).poll_shutdown(cx)
+        with!(self, io => Pin::new(io).poll_shutdown(cx))
     }
 
     fn poll_write_vectored(
@@ -55,11 +101,14 @@ impl AsyncWrite for Stream {
         cx: &mut Context<'_>,
         bufs: &[IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
-        Pin::new(&mut self.tcp).poll_write_vectored(cx, bufs)
+        with!(self, io => Pin::new(io).poll_write_vectored(cx, bufs))
     }
 
     fn is_write_vectored(&self) -> bool {
-        self.tcp.is_write_vectored()
+        match &self.io {
+            Io::Tcp(tcp) => tcp.is_write_vectored(),
+            Io::Unix(unix) => unix.is_write_vectored(),
+        }
     }
 }
 
@@ -80,11 +129,15 @@ impl Tally {
         Counted(Arc::clone(tally))
     }
 
+    pub(crate) fn alive(&self) -> usize {
+        self.alive.load(Ordering::Acquire)
+    }
+
     /// Waits until none is alive.
     pub(crate) async fn none_left(&self) {
         loop {
             let notified = self.none_left.notified();
-            if self.alive.load(Ordering::Acquire) == 0 {
+            if self.alive() == 0 {
                 return;
             }
             notified.await;

@@ -77,6 +77,7 @@ pub(crate) struct FileGuard {
 
 impl FileGuard {
     /// Leaves the file where it is.
+    #[cfg_attr(not(test), expect(dead_code, reason = "for the upgrade of a running primary"))]
     pub(crate) fn keep(mut self) {
         self.file = None;
     }
@@ -271,7 +272,7 @@ fn refused(path: &Path, why: impl std::fmt::Display) -> io::Error {
 }
 
 fn text(kind: io::ErrorKind, path: &Path, why: impl std::fmt::Display) -> io::Error {
-    io::Error::new(kind, format!("cannot listen on {}: {why}", path.display()))
+    io::Error::new(kind, format!("{why} ({})", path.display()))
 }
 
 #[cfg(test)]

@@ -7,10 +7,10 @@ use std::sync::Arc;
 use tracing::Level;
 
 use super::function::Notice;
-use super::{MemberLane, Shell, Stop};
+use super::{MemberLane, Shell};
 use crate::WorkerId;
-use crate::control::{FromWorker, PortRequest, Schema, ToWorker};
-use crate::listen::Address;
+use crate::control::{FromWorker, Schema, ToWorker};
+use crate::listen::{PortRequest, Refusal};
 use crate::supervisor::{self, State};
 
 impl Shell {
@@ -20,19 +20,20 @@ impl Shell {
             (MemberLane::Kept(_), FromWorker::Hello { up, down }) => self.greet(worker, &up, &down),
             (MemberLane::Kept(_), _) => self.misbehaved(worker, "it spoke before it said hello"),
             (MemberLane::HandedOver, FromWorker::Hello { .. }) => self.misbehaved(worker, "it said hello twice"),
-            (MemberLane::HandedOver, FromWorker::Listen { request, port }) => self.listen(worker, request, port),
+            (MemberLane::HandedOver, FromWorker::Listen { request, port }) => self.listen(worker, request, &port),
             (MemberLane::HandedOver, FromWorker::Ready) => {
                 if self.state_of(worker) == Some(State::Starting) {
                     self.reporter.worker(Level::INFO, member.identity, Some(member.pid), "ready");
                     self.unsent.push(Notice::Ready(worker));
+                    self.ports.look();
                 }
                 Some(supervisor::Event::Ready(worker))
             }
             (MemberLane::HandedOver, FromWorker::Leaving) => Some(supervisor::Event::Leaving(worker)),
-            (MemberLane::HandedOver, FromWorker::Drained(address)) => {
+            (MemberLane::HandedOver, FromWorker::Drained(port)) => {
                 // Only where nobody comes after it; elsewhere a successor wants the queue.
                 if member.drains_last {
-                    self.registry.close(member.identity.slot, address);
+                    self.ports.drained(member.identity.slot, port);
                 }
                 None
             }
@@ -65,32 +66,26 @@ impl Shell {
             return self.misbehaved(worker, &text);
         }
         let member = self.fleet.get_mut(&worker)?;
-        let sent = member.control.send_now(&ToWorker::Welcome { grace: self.settings.grace }, &[]);
+        let sent = self.ports.welcome(&member.control, member.identity.slot, worker, self.settings.grace);
         if let MemberLane::Kept(lane) = std::mem::replace(&mut member.lane, MemberLane::HandedOver) {
             self.unsent.push(Notice::Online(worker, lane));
         }
         self.check_sent(worker, &sent)
     }
 
-    fn listen(&mut self, worker: WorkerId, request: u64, port: PortRequest) -> Option<supervisor::Event> {
+    fn listen(&mut self, worker: WorkerId, request: u64, port: &PortRequest) -> Option<supervisor::Event> {
         let member = self.fleet.get_mut(&worker)?;
         let control = Arc::clone(&member.control);
-        let shard = match self.stop {
-            Stop::No => self.registry.listen(member.identity.slot, port),
-            Stop::Until { .. } => self.registry.find(member.identity.slot, port),
-        };
-        let sent = match shard {
-            Ok((address, socket)) => {
-                let answer = ToWorker::Listening { request, outcome: Ok(address) };
-                let sent = control.send_now(&answer, &[socket.as_fd()]);
-                if member.ports.insert(address) {
-                    self.unsent.push(Notice::Listening(worker, Address::Tcp(address)));
+        let sent = match self.ports.listen(member.identity.slot, port) {
+            Ok((granted, socket)) => {
+                if member.ports.insert(granted.port) {
+                    self.unsent.push(Notice::Listening(worker, granted.address.clone()));
                 }
-                sent
+                control.send_now(&ToWorker::Listening { request, outcome: Ok(granted) }, &[socket.as_fd()])
             }
             Err(error) => {
-                let errno = error.raw_os_error().unwrap_or(libc::EIO);
-                control.send_now(&ToWorker::Listening { request, outcome: Err(errno) }, &[])
+                let outcome = Err(Refusal::of(&error));
+                control.send_now(&ToWorker::Listening { request, outcome }, &[])
             }
         };
         self.check_sent(worker, &sent)

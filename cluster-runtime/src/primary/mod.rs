@@ -2,6 +2,7 @@
 //!
 //! - `signals`, `spawn`, `watch`, `strangers`: what comes from the kernel.
 //! - `heard`: what workers say, and what they are answered.
+//! - `ports`: the sockets and mailboxes of all, and what waits in those of a worker that is missing or stuck.
 //! - `told`: what the operator is told.
 //! - `function`, `handle`, `event`, `roster`: the user's primary function on a thread of its own, and what it sees.
 
@@ -9,6 +10,7 @@ mod event;
 mod function;
 mod handle;
 mod heard;
+mod ports;
 mod roster;
 mod signals;
 mod spawn;
@@ -19,7 +21,6 @@ mod watch;
 use std::collections::{BTreeMap, BTreeSet};
 use std::future::pending;
 use std::io;
-use std::net::SocketAddr;
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -41,12 +42,14 @@ use crate::config::Settings;
 use crate::control::{Control, FromWorker, Schema, ToWorker};
 use crate::error::exit_code;
 use crate::ipc::Message;
-use crate::listen::registry::Registry;
+use crate::listen::PortId;
+use crate::listen::inherited::InheritedSockets;
 use crate::report::{Reporter, say};
 use crate::run::PrimaryMain;
 use crate::supervisor::{self, Action, Next, Outcome, State, StopCause, Supervisor};
 use crate::{Exit, WorkerId, os};
 use function::Notice;
+use ports::Ports;
 use roster::Roster;
 use signals::{Request, Signals};
 use spawn::{Child, Image, Spawned};
@@ -77,26 +80,29 @@ where
     Down: Message,
 {
     let schemas = (Schema::of::<Up>(), Schema::of::<Down>());
-    let ruled = tokio::runtime::Builder::new_current_thread().enable_all().build().and_then(|runtime| {
+    // Before anything else is opened that could be mistaken for an inherited socket.
+    let ruled = InheritedSockets::adopt().and_then(|inherited| {
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
         runtime.block_on(async {
             // Signals first: from the first worker on there is something to stop.
             let signals = Signals::install()?;
             os::keep_ended_children()?;
-            let most_shards = raise_descriptor_limit() / 2;
+            let most_sockets = raise_descriptor_limit() / 2;
             let image = Image::of_this_process()?;
             let (inbox_sender, inbox) = mpsc::channel(INBOX);
-            let (roster, stop) = (Arc::<Roster>::default(), Arc::<Notify>::default());
+            let ports = Ports::new(settings.workers, settings.dispatch.clone(), inherited, most_sockets)?;
+            let (roster, stop) = (Arc::new(Roster::new(*ports.board())), Arc::<Notify>::default());
             let notices = function::start(function, Arc::clone(&roster), Arc::clone(&stop), inbox_sender.clone())?;
             let watched = Arc::clone(&roster);
             tokio::spawn(strangers::reap_strangers(move |pid| watched.has(pid)));
             let shell = Shell {
-                settings,
                 reporter: Reporter::start(settings.quiet)?,
                 supervisor: Supervisor::new(settings.supervision()),
+                settings,
                 stalled: Duration::ZERO,
                 awake: Instant::now(),
                 fleet: BTreeMap::new(),
-                registry: Registry::new(most_shards),
+                ports,
                 image,
                 schemas,
                 roster,
@@ -126,7 +132,7 @@ struct Shell {
     /// When the loop last turned.
     awake: Instant,
     fleet: BTreeMap<WorkerId, Member>,
-    registry: Registry,
+    ports: Ports,
     image: Image,
     /// What workers send, and what they receive.
     schemas: (Schema, Schema),
@@ -146,7 +152,7 @@ struct Member {
     control: Arc<Control>,
     lane: MemberLane,
     /// What it listens on.
-    ports: BTreeSet<SocketAddr>,
+    ports: BTreeSet<PortId>,
     /// It was told that nobody takes its accept queues over.
     drains_last: bool,
 }
@@ -184,6 +190,11 @@ impl Shell {
                 request = signals.next() => self.requested(request),
                 () = stop.notified() => Some(supervisor::Event::Stop(StopCause::Asked)),
                 Some(happening) = inbox.recv() => self.happened(happening),
+                () = self.ports.is_due() => {
+                    self.ports.look();
+                    self.awake = Instant::now();
+                    continue;
+                }
                 () = sleep_until_some(deadline) => {
                     // The tasks that watch the workers have something to say perhaps and have not had their turn.
                     yield_now().await;
@@ -227,7 +238,7 @@ impl Shell {
                     Action::Shutdown(cause) => {
                         self.stop = Stop::Until { deadline: Instant::now() + self.settings.grace };
                         self.tell_shutdown(cause);
-                        self.close_ports_of_nobody();
+                        self.ports.stop(&self.manned());
                     }
                     Action::Exit(end) => outcome = Some(end),
                 }
@@ -286,6 +297,7 @@ impl Shell {
     }
 
     fn spawn(&mut self, identity: Identity) -> Option<supervisor::Event> {
+        self.ports.expect(identity.slot, identity.worker);
         let Spawned { child, control, messages } = match self.image.spawn(identity) {
             Ok(spawned) => spawned,
             Err(error) => {
@@ -325,21 +337,22 @@ impl Shell {
         if member.is_some() {
             self.unsent.push(Notice::Exited(identity.worker, exit));
         }
-        match next {
-            Next::Empty => self.registry.close_slot(identity.slot),
-            Next::Stopping => self.close_ports_of_nobody(),
-            Next::Restart { .. } | Next::Taken => {}
+        let is_followed = match next {
+            Next::Restart { after } => after.is_zero(),
+            Next::Taken => true,
+            Next::Empty | Next::Stopping => false,
+        };
+        self.ports.forget(identity.slot, identity.worker, is_followed);
+        if self.ports.is_stopping() {
+            // Who connects there must be refused, not kept waiting.
+            let manned = self.manned();
+            self.ports.close_slots((0..self.settings.workers).filter(|slot| !manned.contains(slot)));
         }
     }
 
-    /// While the cluster stops, a slot without a process gets none any more: who connects there must be refused, not kept waiting.
-    fn close_ports_of_nobody(&mut self) {
-        if self.stop != Stop::No {
-            let manned: BTreeSet<usize> = self.fleet.values().map(|member| member.identity.slot).collect();
-            (0..self.settings.workers)
-                .filter(|slot| !manned.contains(slot))
-                .for_each(|slot| self.registry.close_slot(slot));
-        }
+    /// The slots that have a process.
+    fn manned(&self) -> BTreeSet<usize> {
+        self.fleet.values().map(|member| member.identity.slot).collect()
     }
 
     /// The last worker is gone; the primary function hears the last events and may finish what it does.
@@ -395,6 +408,11 @@ impl Shell {
             state: status.state.into(),
             connected: matches!(member.lane, MemberLane::HandedOver),
             exit_asked_for: status.asked_to_go,
+            // These change all the time: whoever asks is told what the board says then.
+            open: 0,
+            accepted: 0,
+            handed_over: 0,
+            requests: 0,
         })
     }
 

@@ -9,6 +9,7 @@ use tracing::Level;
 use super::Shell;
 use crate::boot::Identity;
 use crate::error::exit_code;
+use crate::listen::Address;
 use crate::supervisor::{Next, Outcome, ShutdownCause, StopCause};
 use crate::{Exit, ExitReason};
 
@@ -18,11 +19,17 @@ impl Shell {
             1 => "1 worker".to_owned(),
             count => format!("{count} workers"),
         };
-        let addresses = self.registry.addresses();
+        let addresses = self.ports.addresses();
         let list: Vec<_> = addresses.iter().map(|(address, _)| address.to_string()).collect();
         let place = if list.is_empty() { String::new() } else { format!(" on {}", list.join(", ")) };
         let hint = match addresses.iter().find(|(_, http)| *http) {
-            Some((address, _)) => format!("; try: curl http://{}/", reachable(*address)),
+            Some((Address::Unix(path), _)) => {
+                format!("; try: curl --unix-socket {} http://localhost/", path.display())
+            }
+            Some((address, _)) => match address.socket() {
+                Some(address) => format!("; try: curl http://{}/", reachable(address)),
+                None => String::new(),
+            },
             None => String::new(),
         };
         self.reporter.cluster(Level::INFO, format_args!("{workers} ready{place}{hint}"));

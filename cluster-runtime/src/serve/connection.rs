@@ -2,7 +2,6 @@
 
 use std::future::Future;
 use std::io::{self, IoSlice};
-use std::net::SocketAddr;
 use std::pin::{Pin, pin};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
@@ -41,12 +40,8 @@ pub(super) async fn serve<S, B>(
     S::Future: Send,
     B: Body<Data: Send, Error: Into<BoxError>> + Send + 'static,
 {
-    if let Some(tcp) = stream.tcp() {
-        // Small answers must not wait for the client's acknowledgement. A socket that refuses is already dead.
-        _ = tcp.set_nodelay(true);
-    }
     let activity = Arc::new(Activity::new());
-    let service = Watched { app: TowerToHyperService::new(app), peer: peer.socket(), activity: Arc::clone(&activity) };
+    let service = Watched { app: TowerToHyperService::new(app), peer, activity: Arc::clone(&activity) };
     let wire = TokioIo::new(Wire { stream, activity: Arc::clone(&activity) });
     let mut connection = pin!(builder.serve_connection_with_upgrades(wire, service));
     let ended = tokio::select! {
@@ -197,7 +192,7 @@ impl AsyncWrite for Wire {
 /// worker drains.
 struct Watched<S> {
     app: TowerToHyperService<S>,
-    peer: Option<SocketAddr>,
+    peer: Address,
     activity: Arc<Activity>,
 }
 
@@ -210,11 +205,14 @@ where
     type Future = Answering<<TowerToHyperService<S> as hyper::service::Service<Request<Incoming>>>::Future>;
 
     fn call(&self, mut request: Request<Incoming>) -> Self::Future {
+        let process = Process::current();
         let http2 = request.version() == Version::HTTP_2;
         self.activity.http2.store(http2, Ordering::Relaxed);
-        if let Some(peer) = self.peer {
-            request.extensions_mut().insert(ConnectInfo(peer));
-        }
+        match self.peer.socket() {
+            Some(peer) => request.extensions_mut().insert(ConnectInfo(peer)).map(drop),
+            None => request.extensions_mut().insert(ConnectInfo(self.peer.clone())).map(drop),
+        };
+        process.reception().line().count_request();
         Answering { busy: Some(Busy::new(&self.activity)), answering: self.app.call(request), http2 }
     }
 }

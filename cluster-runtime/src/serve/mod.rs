@@ -111,7 +111,7 @@ impl Http {
     {
         let process = Process::current();
         process.expect_main_to_end();
-        let listener = match Listener::open(&address.place(), true).await {
+        let listener = match Listener::open(address.port(), true).await {
             Ok(listener) => listener,
             // Told to go before it came to listening: there is nothing to serve and nothing wrong.
             Err(_) if process.is_draining() => return Ok(()),

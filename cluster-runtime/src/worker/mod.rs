@@ -5,22 +5,28 @@
 
 mod guard;
 mod process;
+mod pulse;
 
 use std::future::Future;
 use std::ops::Deref;
+use std::os::fd::{AsFd as _, OwnedFd};
 use std::process::exit;
 use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::runtime::{Builder, Runtime};
 
-pub(crate) use process::{Phase, Process, cut, draining};
+pub(crate) use process::{Claim, Phase, Process, cut, draining};
 
+use crate::board::{Board, Tag};
 use crate::boot::Inheritance;
 use crate::config::Settings;
 use crate::control::{Control, FromWorker, Schema, ToWorker};
 use crate::error::exit_code;
 use crate::ipc::{CallError, Lane, LaneEnd, Message, NoMessages, Reply, SendError, TrySendError};
+use crate::listen::exchange::Exchange;
+use crate::listen::mailbox::Mailboxes;
+use crate::listen::reception::{Reception, Seat};
 use crate::report::say;
 use crate::run::WorkerMain;
 use crate::{WorkerId, boot};
@@ -206,17 +212,27 @@ const LAST_WORDS: Duration = Duration::from_secs(5);
 const LAST_ACCEPTS: Duration = Duration::from_secs(1);
 
 /// The life of a worker: returns what the user's `main` returns.
-pub(crate) fn live<M: WorkerMain<A>, A>(inherited: Inheritance, settings: &Settings, main: M) -> M::Output {
+pub(crate) fn live<M: WorkerMain<A>, A>(inherited: Inheritance, settings: Settings, main: M) -> M::Output {
     boot::name_process();
     let runtime = Background::build(settings.threads).unwrap_or_else(|error| give_up(&error));
     runtime.block_on(async {
         let Inheritance { identity, primary, control, messages } = inherited;
         let control = Control::new(control).unwrap_or_else(|error| give_up(&error));
-        let welcome = shake_hands::<M::Up, M::Down>(&control).await;
-        let Some((grace, drain)) = welcome else { exit(exit_code::CONFIG.into()) };
+        let Some(welcome) = shake_hands::<M::Up, M::Down>(&control).await else { exit(exit_code::CONFIG.into()) };
+        let Welcome { grace, line, fds, mailboxes, drain } = welcome;
         guard::start(primary, grace).unwrap_or_else(|error| give_up(&error));
-        let process = Process::start(identity, control, grace).unwrap_or_else(|error| give_up(&error));
-        drain.inspect(|drain| process.obey(drain, Vec::new()));
+        let process = Process::start(identity, control, grace, |streams| {
+            let [board, bell, mailbox] = fds;
+            let board = Board::open(board.as_fd())?;
+            let line = &board.slot(identity.slot).lines()[line];
+            pulse::start(board, line, bell);
+            let seat = Seat { slot: identity.slot, tag: Tag::of(identity.worker), line };
+            Reception::new(seat, Exchange::new(board, mailboxes, settings.dispatch), mailbox, streams)
+        });
+        let process = process.unwrap_or_else(|error| give_up(&error));
+        if let Some(drain) = drain {
+            process.obey(drain, Vec::new());
+        }
         let lane = Lane::new(Arc::default());
         tokio::spawn(leave_if_violated(lane.drive(messages.into()), Arc::clone(&process)));
         let worker = Worker { current: CurrentWorker { process: Arc::clone(&process) }, lane: lane.clone() };
@@ -265,15 +281,30 @@ async fn give_up_flushing(process: &Process) {
     _ = tokio::time::timeout(LAST_WORDS, cut(process.phase())).await;
 }
 
-/// Says hello and hears the welcome: the grace period, and an order to drain that came before it. `None` when the primary is gone or
-/// refuses this build.
-async fn shake_hands<Up: Message, Down: Message>(control: &Control) -> Option<(Duration, Option<ToWorker>)> {
+/// What the primary gives a worker that it lets in.
+struct Welcome {
+    grace: Duration,
+    line: usize,
+    /// The board, the bell and the mailbox.
+    fds: [OwnedFd; 3],
+    mailboxes: Mailboxes,
+    /// An order to drain that came before all this.
+    drain: Option<ToWorker>,
+}
+
+/// Says hello and hears the welcome. `None` when the primary is gone or refuses this build.
+async fn shake_hands<Up: Message, Down: Message>(control: &Control) -> Option<Welcome> {
     let hello = FromWorker::Hello { up: Schema::of::<Up>(), down: Schema::of::<Down>() };
     control.send(&hello).await.ok()?;
+    let mailboxes = Mailboxes::default();
     let mut drain = None;
     loop {
         match control.receive().await {
-            Ok(Some((ToWorker::Welcome { grace }, _))) => return Some((grace, drain)),
+            Ok(Some((ToWorker::Mailboxes { first }, fds))) => mailboxes.add(first, fds),
+            Ok(Some((ToWorker::Welcome { grace, line }, fds))) => {
+                let fds = fds.try_into().ok()?;
+                return Some(Welcome { grace, line, fds, mailboxes, drain });
+            }
             // The cluster stops already. Connections may wait for this worker, so it goes on, to serve and to drain.
             Ok(Some((order @ ToWorker::Drain { .. }, _))) => drain = Some(order),
             // The primary says why; two voices would say it twice.
@@ -288,6 +319,7 @@ struct Background(Option<Runtime>);
 impl Background {
     fn build(threads: usize) -> std::io::Result<Self> {
         let mut builder = if threads == 1 { Builder::new_current_thread() } else { Builder::new_multi_thread() };
+        pulse::attend(&mut builder, threads);
         Ok(Self(Some(builder.worker_threads(threads).enable_all().build()?)))
     }
 }

@@ -3,7 +3,6 @@
 use std::collections::HashMap;
 use std::future::pending;
 use std::io;
-use std::net::SocketAddr;
 use std::os::fd::OwnedFd;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
@@ -14,8 +13,9 @@ use tokio::sync::{Notify, oneshot, watch};
 use tokio::time::{Instant, sleep_until};
 
 use crate::boot::Identity;
-use crate::control::{Control, FromWorker, PortRequest, ToWorker};
-use crate::listen::Tally;
+use crate::control::{Control, FromWorker, Granted, ToWorker};
+use crate::listen::reception::Reception;
+use crate::listen::{Endpoint, Options, PortKey, PortRequest, Tally, too_late};
 use crate::os;
 
 /// Where the worker stands in its life, as far as its own code must know.
@@ -45,6 +45,7 @@ pub(crate) struct Process {
     say: Notify,
     ports: Mutex<Ports>,
     requests: AtomicU64,
+    reception: Reception,
     streams: Arc<Tally>,
     listeners: Arc<Tally>,
 }
@@ -52,13 +53,28 @@ pub(crate) struct Process {
 /// What the user's program listens on and is about to.
 #[derive(Debug)]
 struct Ports {
-    claimed: Vec<PortRequest>,
+    claimed: Vec<PortKey>,
     /// By request number. `None` once the primary is gone: dropping the senders tells whoever waits.
     awaited: Option<HashMap<u64, Answer>>,
 }
 
 /// Where the answer to a request for a port goes.
-type Answer = oneshot::Sender<io::Result<(OwnedFd, SocketAddr)>>;
+type Answer = oneshot::Sender<io::Result<(OwnedFd, Granted)>>;
+
+/// This worker's own claim on a port, until it is dropped: it cannot have it twice.
+#[derive(Debug)]
+pub(crate) struct Claim {
+    process: Arc<Process>,
+    key: PortKey,
+}
+
+/// Carries the place into the message and keeps the cause as its source.
+#[derive(Debug, thiserror::Error)]
+#[error("cannot listen on {endpoint}: {source}")]
+struct ListenError {
+    endpoint: Endpoint,
+    source: io::Error,
+}
 
 struct ControlHandle(Control);
 
@@ -83,8 +99,14 @@ impl Process {
     }
 
     /// Makes this process the current one and begins to attend to the primary.
-    pub(super) fn start(identity: Identity, control: Control, grace: Duration) -> io::Result<Arc<Self>> {
+    pub(super) fn start(
+        identity: Identity,
+        control: Control,
+        grace: Duration,
+        reception: impl FnOnce(Arc<Tally>) -> io::Result<Reception>,
+    ) -> io::Result<Arc<Self>> {
         let terminate = signal(SignalKind::terminate())?;
+        let streams = Arc::<Tally>::default();
         let process = Arc::new(Self {
             identity,
             control: ControlHandle(control),
@@ -96,7 +118,8 @@ impl Process {
             say: Notify::new(),
             ports: Mutex::new(Ports { claimed: Vec::new(), awaited: Some(HashMap::new()) }),
             requests: AtomicU64::new(0),
-            streams: Arc::default(),
+            reception: reception(Arc::clone(&streams))?,
+            streams,
             listeners: Arc::default(),
         });
         if os::was_terminated() {
@@ -116,6 +139,10 @@ impl Process {
 
     pub(crate) fn is_draining(&self) -> bool {
         *self.phase.borrow() != Phase::Running
+    }
+
+    pub(crate) fn reception(&self) -> &Reception {
+        &self.reception
     }
 
     pub(crate) fn streams(&self) -> &Arc<Tally> {
@@ -167,30 +194,37 @@ impl Process {
         _ = self.control.0.send(&what).await;
     }
 
-    /// Reserves `address` for one listener of this worker.
-    ///
-    /// With port 0 the listener gets the lowest free ordinal, so that closing and listening again gives the same port.
-    pub(crate) fn claim_port(&self, address: SocketAddr, http: bool) -> io::Result<PortRequest> {
-        let mut ports = self.ports();
-        let is_taken = |ordinal| ports.claimed.iter().any(|port| port.address == address && port.ordinal == ordinal);
-        let ordinal = match address.port() {
-            0 => (0..).find(|ordinal| !is_taken(*ordinal)).unwrap_or(u32::MAX),
-            _ if is_taken(0) => {
-                return Err(io::Error::new(io::ErrorKind::AddrInUse, "this worker listens there already"));
-            }
-            _ => 0,
+    /// Claims a port of the cluster for this worker and gets its socket from the primary.
+    pub(crate) async fn obtain_port(
+        self: &Arc<Self>,
+        endpoint: Endpoint,
+        http: bool,
+        options: Options,
+    ) -> io::Result<(Claim, (OwnedFd, Granted))> {
+        let failed = |source: io::Error| {
+            let endpoint = endpoint.clone();
+            io::Error::new(source.kind(), ListenError { endpoint, source })
         };
-        let request = PortRequest { address, ordinal, http };
-        ports.claimed.push(request);
-        Ok(request)
+        let claim = self.claim_port(&endpoint).map_err(failed)?;
+        let request = PortRequest { key: claim.key.clone(), http, options };
+        let obtained = self.request_port(request).await.map_err(failed)?;
+        Ok((claim, obtained))
     }
 
-    pub(crate) fn unclaim_port(&self, request: PortRequest) {
-        self.ports().claimed.retain(|port| *port != request);
+    /// With port 0 the claim is on the lowest free ordinal, so that closing and listening again gives the same port.
+    fn claim_port(self: &Arc<Self>, endpoint: &Endpoint) -> io::Result<Claim> {
+        let mut ports = self.ports();
+        let key = |ordinal| PortKey { endpoint: endpoint.clone(), ordinal };
+        let key = match (0..).map(key).find(|key| !ports.claimed.contains(key)) {
+            Some(key) if key.ordinal == 0 || endpoint.is_any_port() => key,
+            _ => return Err(io::Error::new(io::ErrorKind::AddrInUse, "this worker listens there already")),
+        };
+        ports.claimed.push(key.clone());
+        Ok(Claim { process: Arc::clone(self), key })
     }
 
     /// Asks the primary for this worker's shard of a port.
-    pub(crate) async fn request_port(&self, port: PortRequest) -> io::Result<(OwnedFd, SocketAddr)> {
+    async fn request_port(&self, port: PortRequest) -> io::Result<(OwnedFd, Granted)> {
         let request = self.requests.fetch_add(1, Ordering::Relaxed);
         let (answer, answered) = oneshot::channel();
         // One that drains as the last still gets its shard: there may be connections in it that nobody else would serve.
@@ -204,6 +238,7 @@ impl Process {
 
     /// Enters the draining phase, or shortens it; it is never lengthened.
     fn drain(&self, grace: Duration, last: bool) {
+        self.reception.leave();
         let cut = Instant::now() + grace - margin(grace);
         self.phase.send_modify(|phase| {
             *phase = match *phase {
@@ -215,14 +250,14 @@ impl Process {
         });
     }
 
-    pub(super) fn obey(&self, order: &ToWorker, fds: Vec<OwnedFd>) {
-        match *order {
+    pub(super) fn obey(&self, order: ToWorker, fds: Vec<OwnedFd>) {
+        match order {
             ToWorker::Drain { grace, last } => self.drain(grace, last),
             ToWorker::Listening { request, outcome } => {
                 let answer = match (outcome, fds.into_iter().next()) {
-                    (Ok(address), Some(fd)) => Ok((fd, address)),
+                    (Ok(granted), Some(fd)) => Ok((fd, granted)),
                     (Ok(_), None) => Err(io::Error::other("the socket did not come along")),
-                    (Err(errno), _) => Err(io::Error::from_raw_os_error(errno)),
+                    (Err(refusal), _) => Err(refusal.into_io()),
                 };
                 let waiter = self.ports().awaited.as_mut().and_then(|awaited| awaited.remove(&request));
                 if let Some(waiter) = waiter {
@@ -230,6 +265,7 @@ impl Process {
                     _ = waiter.send(answer);
                 }
             }
+            ToWorker::Mailboxes { first } => self.reception.exchange().mailboxes().add(first, fds),
             // They belong to the handshake.
             ToWorker::Welcome { .. } | ToWorker::Refused => {}
         }
@@ -238,6 +274,12 @@ impl Process {
     fn ports(&self) -> MutexGuard<'_, Ports> {
         // Nothing that runs under this lock can leave it half done.
         self.ports.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Drop for Claim {
+    fn drop(&mut self) {
+        self.process.ports().claimed.retain(|key| *key != self.key);
     }
 }
 
@@ -275,7 +317,7 @@ async fn attend(process: Arc<Process>, mut terminate: Signal) {
             () = process.say.notified() => say(&process).await,
             _ = terminate.recv() => process.leave(),
             order = process.control.0.receive() => match order {
-                Ok(Some((order, fds))) => process.obey(&order, fds),
+                Ok(Some((order, fds))) => process.obey(order, fds),
                 Ok(None) => break,
                 Err(error) => {
                     tracing::error!(%error, "lost the primary");
@@ -311,8 +353,4 @@ const PATIENCE: Duration = Duration::from_secs(1);
 /// What is cut, is cut a little before the primary would kill, so that the worker can still end by itself.
 fn margin(grace: Duration) -> Duration {
     (grace / 10).min(Duration::from_millis(500))
-}
-
-fn too_late() -> io::Error {
-    io::Error::new(io::ErrorKind::NotConnected, "the worker drains, or its primary is gone")
 }

@@ -1,0 +1,383 @@
+//! A worker's reception: takes in the connections that it is to serve, from its mailbox and from its own accept queues, and knows
+//! how many it has.
+
+use std::collections::{BTreeMap, VecDeque};
+use std::io;
+use std::os::fd::{AsFd as _, AsRawFd as _, OwnedFd};
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use nix::sys::socket::{MsgFlags, recv};
+use tokio::io::Interest;
+use tokio::io::unix::AsyncFd;
+use tokio::sync::Notify;
+use tokio::time::timeout;
+
+use super::exchange::{Choice, Client, Exchange, Outgoing};
+use super::head::{self, Found};
+use super::mailbox::{self, Connection};
+use super::stream::{Counted, Tally};
+use super::{PortId, is_about_one_connection};
+use crate::board::{self, Line, Opened, Tag};
+use crate::os;
+
+/// How long a client may take to say what its connection is placed by.
+const LOOK: Duration = Duration::from_secs(1);
+/// Connections handed over in one go at most, before other tasks get their turn.
+const MOST_HANDED_OVER: usize = 64;
+/// A count that is wrong for so long is of a promise that nobody will keep.
+const BROKEN_PROMISE: Duration = Duration::from_secs(1);
+
+/// Where this worker sits.
+#[derive(Debug)]
+pub(crate) struct Seat {
+    pub(crate) slot: usize,
+    pub(crate) tag: Tag,
+    pub(crate) line: &'static Line,
+}
+
+#[derive(Debug)]
+pub(crate) struct Reception {
+    seat: Seat,
+    exchange: Exchange,
+    mailbox: AsyncFd<OwnedFd>,
+    desks: Mutex<BTreeMap<PortId, Arc<Desk>>>,
+    streams: Arc<Tally>,
+    /// A count on the board that is not what we have, and since when.
+    odd: Mutex<Option<(Opened, u64)>>,
+}
+
+/// What has come in for one listener.
+#[derive(Debug)]
+pub(crate) struct Desk {
+    port: PortId,
+    waiting: Mutex<VecDeque<Arrival>>,
+    arrived: Notify,
+    /// Connections whose first bytes are looked at.
+    looked_at: AtomicUsize,
+    /// Connections taken in here that are open.
+    open: AtomicUsize,
+    closed: Notify,
+}
+
+/// A connection that this worker is to serve, counted.
+#[derive(Debug)]
+pub(crate) struct Arrival {
+    pub(crate) connection: Connection,
+    pub(crate) held: Held,
+}
+
+/// The place of one connection in all counts, until it is dropped.
+#[derive(Debug)]
+pub(crate) struct Held {
+    line: &'static Line,
+    desk: Arc<Desk>,
+    _counted: Counted,
+}
+
+impl Reception {
+    /// Must be called inside a tokio runtime.
+    pub(crate) fn new(seat: Seat, exchange: Exchange, mailbox: OwnedFd, streams: Arc<Tally>) -> io::Result<Self> {
+        let mailbox = os::register(mailbox, Interest::READABLE)?;
+        Ok(Self { seat, exchange, mailbox, desks: Mutex::default(), streams, odd: Mutex::default() })
+    }
+
+    pub(crate) fn exchange(&self) -> &Exchange {
+        &self.exchange
+    }
+
+    pub(crate) fn line(&self) -> &'static Line {
+        self.seat.line
+    }
+
+    /// From here on connections to `port` come to this worker.
+    pub(crate) fn open_desk(&self, port: PortId) -> Arc<Desk> {
+        let desk = Arc::new(Desk {
+            port,
+            waiting: Mutex::default(),
+            arrived: Notify::new(),
+            looked_at: AtomicUsize::new(0),
+            open: AtomicUsize::new(0),
+            closed: Notify::new(),
+        });
+        self.desks().insert(port, Arc::clone(&desk));
+        self.seat.line.set_accepts(port.0, true);
+        desk
+    }
+
+    /// From here on they go elsewhere, those that wait already among them.
+    pub(crate) fn close_desk(&self, desk: &Desk) {
+        self.seat.line.set_accepts(desk.port.0, false);
+        self.desks().remove(&desk.port);
+        self.pass_on(desk);
+    }
+
+    /// Takes in one letter from the mailbox, for whichever listener it is.
+    pub(crate) async fn receive(&self) {
+        let letter = self.mailbox.async_io(Interest::READABLE, |mailbox| mailbox::receive(mailbox.as_fd())).await;
+        let letter = match letter {
+            Ok(letter) => letter,
+            Err(error) => return tracing::error!(%error, "cannot read what was handed over"),
+        };
+        let is_counted = letter.counted_by() == self.seat.tag;
+        let port = letter.cover.port;
+        let desk = self.desks().get(&port).map(Arc::clone);
+        let is_here = desk.is_some();
+        // Nobody here listens on it any more; somebody else may.
+        let desk = desk.unwrap_or_else(|| Arc::new(Desk::nobodys(port)));
+        for connection in letter.connections {
+            if !is_counted {
+                self.seat.line.open();
+            }
+            let arrival = self.hold(&desk, connection);
+            match self.exchange.dispatch().head_key() {
+                Some(key) if letter.cover.is_unplaced && is_here => self.look_into(arrival, key.clone()),
+                _ => desk.push(arrival),
+            }
+        }
+        if !is_here {
+            self.pass_on(&desk);
+        }
+    }
+
+    /// Accepts what waits in `socket` until there is a connection to keep, and hands over what is not.
+    ///
+    /// # Errors
+    /// Those of accept(2), `WouldBlock` among them.
+    pub(crate) fn accept(&self, desk: &Arc<Desk>, socket: &OwnedFd) -> io::Result<Option<Arrival>> {
+        let mut outgoing = Outgoing::default();
+        let outcome = loop {
+            let (fd, client) = match os::accept(socket.as_fd()) {
+                Ok(accepted) => accepted,
+                Err(error) if is_about_one_connection(&error) => continue,
+                Err(error) => break Err(error),
+            };
+            let connection = Connection { fd, client: super::Address::of_stream(&client) };
+            if let Some(key) = self.exchange.dispatch().head_key() {
+                self.seat.line.open();
+                self.look_into(self.hold(desk, connection), key.clone());
+                break Ok(None);
+            }
+            match self.exchange.place(Some(self.seat.slot), desk.port, Client::At(&connection.client)) {
+                Choice::Here => break Ok(Some(self.hold(desk, connection))),
+                Choice::There { slot, counted_by } => outgoing.push(slot, counted_by, connection),
+                Choice::Undecided => break Ok(Some(self.take_in(desk, connection))),
+            }
+            if outgoing.len() >= MOST_HANDED_OVER {
+                break Ok(None);
+            }
+        };
+        let is_all_sent = self.hand_over(desk, outgoing);
+        self.settle();
+        match outcome {
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock && !is_all_sent => Ok(None),
+            outcome => outcome,
+        }
+    }
+
+    /// Accepts one connection and keeps it, whatever others have to do.
+    pub(crate) fn accept_to_keep(&self, desk: &Arc<Desk>, socket: &OwnedFd) -> io::Result<Arrival> {
+        let (fd, client) = os::accept(socket.as_fd())?;
+        Ok(self.take_in(desk, Connection { fd, client: super::Address::of_stream(&client) }))
+    }
+
+    /// Gives what waits at `desk` to others, as far as they can take it.
+    pub(crate) fn pass_on(&self, desk: &Desk) {
+        let mut outgoing = Outgoing::default();
+        let mut rest = VecDeque::new();
+        for arrival in std::mem::take(&mut *desk.waiting()) {
+            match self.exchange.place(None, desk.port, Client::At(&arrival.connection.client)) {
+                Choice::There { slot, counted_by } if slot != self.seat.slot => {
+                    outgoing.push(slot, counted_by, arrival.connection);
+                }
+                Choice::There { slot, counted_by } => {
+                    self.exchange.withdraw(slot, counted_by);
+                    rest.push_back(arrival);
+                }
+                Choice::Here | Choice::Undecided => rest.push_back(arrival),
+            }
+        }
+        desk.waiting().extend(rest);
+        self.seat.line.count_handed_over(outgoing.len());
+        for connection in self.exchange.send(desk.port, false, outgoing) {
+            if let Some(desk) = self.desks().get(&desk.port).map(Arc::clone) {
+                desk.push(self.take_in(&desk, connection));
+            }
+        }
+    }
+
+    /// Takes no promises any more, as this worker is on its way out.
+    pub(crate) fn leave(&self) {
+        self.seat.line.take_no_more();
+    }
+
+    /// Whether everything that was promised to this worker has come.
+    pub(crate) fn is_settled(&self) -> bool {
+        self.seat.line.opened().count() as usize <= self.streams.alive()
+    }
+
+    /// Hands over what is not for us; `false` if some of it had to be kept.
+    fn hand_over(&self, desk: &Arc<Desk>, outgoing: Outgoing) -> bool {
+        let count = outgoing.len();
+        if count == 0 {
+            return true;
+        }
+        let left = self.exchange.send(desk.port, false, outgoing);
+        self.seat.line.count_handed_over(count - left.len());
+        let is_all_sent = left.is_empty();
+        left.into_iter().for_each(|connection| desk.push(self.take_in(desk, connection)));
+        is_all_sent
+    }
+
+    /// Looks at the first bytes of a connection to learn where it belongs.
+    fn look_into(&self, arrival: Arrival, key: head::Key) {
+        arrival.held.desk.looked_at.fetch_add(1, Ordering::Relaxed);
+        let process = crate::worker::Process::current();
+        tokio::spawn(async move {
+            let desk = Arc::clone(&arrival.held.desk);
+            process.reception().place_by_head(arrival, &key).await;
+            desk.looked_at.fetch_sub(1, Ordering::Relaxed);
+            desk.arrived.notify_one();
+        });
+    }
+
+    async fn place_by_head(&self, arrival: Arrival, key: &head::Key) {
+        let Arrival { connection: Connection { fd, client }, held } = arrival;
+        let (fd, name) = match peek(fd, key).await {
+            Ok(found) => found,
+            Err(error) => return tracing::debug!(%error, "connection lost before it could be placed"),
+        };
+        let by = name.as_deref().map_or(Client::At(&client), Client::Named);
+        let choice = self.exchange.place(Some(self.seat.slot), held.desk.port, by);
+        let desk = Arc::clone(&held.desk);
+        let connection = Connection { fd, client };
+        match choice {
+            Choice::There { slot, counted_by } => {
+                let mut outgoing = Outgoing::default();
+                outgoing.push(slot, counted_by, connection);
+                self.hand_over(&desk, outgoing);
+            }
+            Choice::Here => {
+                // Counted twice now.
+                self.seat.line.close();
+                desk.push(Arrival { connection, held });
+            }
+            Choice::Undecided => desk.push(Arrival { connection, held }),
+        }
+    }
+
+    /// Counts a connection that nobody has counted.
+    fn take_in(&self, desk: &Arc<Desk>, connection: Connection) -> Arrival {
+        self.seat.line.open();
+        self.hold(desk, connection)
+    }
+
+    /// The connection is on the board's count already.
+    fn hold(&self, desk: &Arc<Desk>, connection: Connection) -> Arrival {
+        self.seat.line.count_accepted();
+        desk.open.fetch_add(1, Ordering::Relaxed);
+        let held = Held { line: self.seat.line, desk: Arc::clone(desk), _counted: Tally::count(&self.streams) };
+        Arrival { connection, held }
+    }
+
+    /// Puts right what a worker that died between a promise and the hand-over has left behind.
+    fn settle(&self) {
+        let opened = self.seat.line.opened();
+        let held = self.streams.alive();
+        if opened.count() as usize == held {
+            return;
+        }
+        let now = board::now();
+        let mut odd = self.odd.lock().unwrap_or_else(PoisonError::into_inner);
+        match *odd {
+            Some((since, at)) if since == opened => {
+                if Duration::from_nanos(now - at) > BROKEN_PROMISE {
+                    self.seat.line.correct(opened, held.try_into().unwrap_or(u32::MAX));
+                }
+            }
+            _ => *odd = Some((opened, now)),
+        }
+    }
+
+    fn desks(&self) -> MutexGuard<'_, BTreeMap<PortId, Arc<Desk>>> {
+        self.desks.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Desk {
+    /// For what came for a listener that is gone.
+    fn nobodys(port: PortId) -> Self {
+        Self {
+            port,
+            waiting: Mutex::default(),
+            arrived: Notify::new(),
+            looked_at: AtomicUsize::new(0),
+            open: AtomicUsize::new(0),
+            closed: Notify::new(),
+        }
+    }
+
+    pub(crate) fn port(&self) -> PortId {
+        self.port
+    }
+
+    /// The next connection that waits here.
+    pub(crate) fn pop(&self) -> Option<Arrival> {
+        self.waiting().pop_front()
+    }
+
+    /// Waits for a sign that something may wait here.
+    pub(crate) async fn arrived(&self) {
+        self.arrived.notified().await;
+    }
+
+    /// Whether connections are on their way to it.
+    pub(crate) fn is_expecting(&self) -> bool {
+        self.looked_at.load(Ordering::Relaxed) > 0
+    }
+
+    pub(crate) fn open(&self) -> usize {
+        self.open.load(Ordering::Relaxed)
+    }
+
+    /// Waits for one of its connections to close.
+    pub(crate) async fn closed(&self) {
+        self.closed.notified().await;
+    }
+
+    fn push(&self, arrival: Arrival) {
+        self.waiting().push_back(arrival);
+        self.arrived.notify_one();
+    }
+
+    fn waiting(&self) -> MutexGuard<'_, VecDeque<Arrival>> {
+        self.waiting.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Drop for Held {
+    fn drop(&mut self) {
+        self.line.close();
+        self.desk.open.fetch_sub(1, Ordering::Relaxed);
+        self.desk.closed.notify_one();
+    }
+}
+
+/// Looks for `key` at the beginning of what the client sends, and leaves it all where it is.
+async fn peek(fd: OwnedFd, key: &head::Key) -> io::Result<(OwnedFd, Option<Vec<u8>>)> {
+    let socket = os::register(fd, Interest::READABLE)?;
+    let mut buffer = vec![0; head::MOST];
+    let look = socket.async_io(Interest::READABLE, |fd| {
+        let len = recv(fd.as_raw_fd(), &mut buffer, MsgFlags::MSG_PEEK | MsgFlags::MSG_DONTWAIT)?;
+        match head::find(key, &buffer[..len]) {
+            Found::Value(value) => Ok(Some(value.to_owned())),
+            // The next bytes make it readable once more.
+            Found::Incomplete if len > 0 && len < head::MOST => Err(io::ErrorKind::WouldBlock.into()),
+            Found::Absent | Found::Incomplete => Ok(None),
+        }
+    });
+    // Who is silent for so long is placed by what is known.
+    let found = timeout(LOOK, look).await.unwrap_or(Ok(None))?;
+    Ok((socket.into_inner(), found))
+}

@@ -1,0 +1,65 @@
+//! The pulse: shows on the board whether this worker's runtime waits for something to do, and if not, since when.
+//!
+//! The primary serves what waits behind a worker that is stuck. It looks only while somebody is awake; the first one to wake up
+//! rings for it.
+
+use std::os::fd::OwnedFd;
+use std::sync::OnceLock;
+use std::sync::atomic::{AtomicUsize, Ordering};
+
+use tokio::runtime::Builder;
+
+use crate::board::{Board, Line};
+
+static PULSE: OnceLock<Pulse> = OnceLock::new();
+/// Threads of the runtime that do not wait.
+static AWAKE: AtomicUsize = AtomicUsize::new(0);
+static THREADS: AtomicUsize = AtomicUsize::new(0);
+
+#[derive(Debug)]
+struct Pulse {
+    board: Board,
+    line: &'static Line,
+    bell: OwnedFd,
+}
+
+/// Makes the runtime of `threads` threads, which is about to be built, have a pulse.
+pub(super) fn attend(builder: &mut Builder, threads: usize) {
+    // They start awake and park when they have nothing to do.
+    AWAKE.store(threads, Ordering::Relaxed);
+    THREADS.store(threads, Ordering::Relaxed);
+    builder.on_thread_park(rest).on_thread_unpark(wake);
+}
+
+/// From here on the board shows it.
+pub(super) fn start(board: Board, line: &'static Line, bell: OwnedFd) {
+    let pulse = PULSE.get_or_init(|| Pulse { board, line, bell });
+    pulse.wake();
+}
+
+/// A worker of several threads is busy when none of them is left.
+fn wake() {
+    if AWAKE.fetch_add(1, Ordering::Relaxed) + 1 >= THREADS.load(Ordering::Relaxed)
+        && let Some(pulse) = PULSE.get()
+    {
+        pulse.wake();
+    }
+}
+
+fn rest() {
+    if AWAKE.fetch_sub(1, Ordering::Relaxed) >= THREADS.load(Ordering::Relaxed)
+        && let Some(pulse) = PULSE.get()
+    {
+        pulse.line.rest();
+    }
+}
+
+impl Pulse {
+    fn wake(&self) {
+        self.line.wake();
+        if self.board.must_ring() {
+            // A bell that rings already cannot ring more.
+            _ = nix::unistd::write(&self.bell, &1_u64.to_ne_bytes());
+        }
+    }
+}
