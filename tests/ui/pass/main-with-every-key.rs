@@ -13,6 +13,7 @@ mod program {
         workers = "auto",
         threads = 2,
         primary = watch::<u8>,
+        dispatch = "round-robin",
         restart = "on-failure",
         start_timeout = "1m 30s",
         grace = "0s",
