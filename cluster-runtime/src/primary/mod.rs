@@ -80,7 +80,7 @@ where
     Down: Message,
 {
     let schemas = (Schema::of::<Up>(), Schema::of::<Down>());
-    // Before anything else is opened that could be mistaken for an inherited socket.
+    // While this is the only thread, because of the environment.
     let ruled = InheritedSockets::adopt().and_then(|inherited| {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
         runtime.block_on(async {
@@ -192,8 +192,7 @@ impl Shell {
                 Some(happening) = inbox.recv() => self.happened(happening),
                 () = self.ports.is_due() => {
                     self.ports.look();
-                    self.awake = Instant::now();
-                    continue;
+                    None
                 }
                 () = sleep_until_some(deadline) => {
                     // The tasks that watch the workers have something to say perhaps and have not had their turn.
