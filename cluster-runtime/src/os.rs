@@ -57,10 +57,13 @@ pub(crate) fn adopt_inherited(number: RawFd) -> io::Result<OwnedFd> {
 }
 
 /// Takes ownership of the descriptor `number` if it is a socket that listens or receives datagrams and that this process
-/// inherited. Call it once for a number, before this process has opened anything.
+/// inherited, which shows by its not being closed on exec: what Rust opens is. Call it once for a number.
 pub(crate) fn adopt_socket(number: RawFd) -> Option<OwnedFd> {
-    // SAFETY: the borrow lives for the two getsockopt calls only, and a number that is no socket makes them fail cleanly.
+    // SAFETY: the borrow lives for the next few calls only, and a number that is not open, or no socket, makes them fail cleanly.
     let borrowed = unsafe { BorrowedFd::borrow_raw(number) };
+    if FdFlag::from_bits_retain(fcntl(borrowed, FcntlArg::F_GETFD).ok()?).contains(FdFlag::FD_CLOEXEC) {
+        return None;
+    }
     let is_port = match getsockopt(&borrowed, sockopt::SockType).ok()? {
         SockType::Stream => getsockopt(&borrowed, sockopt::AcceptConn).ok()?,
         SockType::Datagram => true,

@@ -11,10 +11,8 @@ use super::{Inherited, Transport};
 use crate::os;
 
 /// The variables of socket activation; see `sd_listen_fds(3)`.
-const PID: &str = "LISTEN_PID";
-const COUNT: &str = "LISTEN_FDS";
-const NAMES: &str = "LISTEN_FDNAMES";
-/// The first descriptor that is passed.
+const VARIABLES: [&str; 3] = ["LISTEN_PID", "LISTEN_FDS", "LISTEN_FDNAMES"];
+/// Those below are stdin, stdout and stderr.
 const FIRST: RawFd = 3;
 
 /// The listening and datagram sockets that this process inherited. They are the cluster's from now on: closed on exec, so that no
@@ -26,7 +24,7 @@ pub(crate) struct InheritedSockets {
 }
 
 impl InheritedSockets {
-    /// Takes what was inherited. Call it once, before anything is opened that could be mistaken for it.
+    /// Takes what was inherited. Call it once.
     pub(crate) fn adopt() -> io::Result<Self> {
         let mut inherited = Self::default();
         for number in open_descriptors()? {
@@ -36,8 +34,14 @@ impl InheritedSockets {
                 inherited.sockets.insert(number, socket);
             }
         }
-        inherited.names = names(|name| std::env::var(name).ok());
-        for name in [PID, COUNT, NAMES] {
+        let named = sd_notify::listen_fds_with_names().map_err(|error| {
+            let text = format!("what the service manager says of the sockets that it passes makes no sense: {error}");
+            io::Error::new(error.kind(), text)
+        })?;
+        for (number, name) in named {
+            inherited.names.entry(name).or_default().insert(number);
+        }
+        for name in VARIABLES.into_iter().filter(|name| std::env::var_os(name).is_some()) {
             // They are this process's alone.
             os::remove_env(name)?;
         }
@@ -95,42 +99,7 @@ impl InheritedSockets {
     }
 }
 
-/// The names of what the service manager has passed, if it was passed to this process.
-fn names(variable: impl Fn(&str) -> Option<String>) -> BTreeMap<String, BTreeSet<RawFd>> {
-    let mut names = BTreeMap::<String, BTreeSet<RawFd>>::new();
-    if variable(PID).and_then(|pid| pid.parse().ok()) != Some(std::process::id()) {
-        return names;
-    }
-    let count: RawFd = variable(COUNT).and_then(|count| count.parse().ok()).unwrap_or(0);
-    let given = variable(NAMES).unwrap_or_default();
-    let mut given = given.split(':').filter(|name| !name.is_empty());
-    for number in FIRST..FIRST.saturating_add(count.min(1024)) {
-        names.entry(given.next().unwrap_or("unknown").to_owned()).or_default().insert(number);
-    }
-    names
-}
-
 fn open_descriptors() -> io::Result<Vec<RawFd>> {
     let entries = std::fs::read_dir("/proc/self/fd")?;
     Ok(entries.flatten().filter_map(|entry| entry.file_name().to_str()?.parse().ok()).collect())
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn names_count_only_in_the_process_that_they_are_for() {
-        let me = std::process::id().to_string();
-        let with = |pid: String| {
-            names(move |name| match name {
-                PID => Some(pid.clone()),
-                COUNT => Some("3".into()),
-                NAMES => Some("http:admin:http".into()),
-                _ => None,
-            })
-        };
-        assert_eq!(with(me)["http"], BTreeSet::from([3, 5]));
-        assert!(with("1".into()).is_empty());
-    }
 }

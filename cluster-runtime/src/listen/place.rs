@@ -36,11 +36,12 @@ pub enum Dispatch {
 /// What tells that two connections are the same client's.
 ///
 /// ```no_run
-/// # async fn app() -> cluster::Result { Ok(()) }
-/// use cluster::{Config, Sticky};
+/// use cluster::Sticky;
 ///
-/// cluster::run(Config::new().dispatch(Sticky::cookie("session")), app)
-/// # ; let _: fn() = || ()
+/// #[cluster::main(dispatch = Sticky::cookie("session"))]
+/// async fn main() -> cluster::Result {
+///     cluster::serve("127.0.0.1:3000", axum::Router::new()).await
+/// }
 /// ```
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Sticky {
@@ -316,3 +317,6 @@ impl Placement for ByAddress {
         loads.sticky(|slots, vacant| steer::sticky_index(ip, slots, vacant))
     }
 }
+
+#[cfg(test)]
+mod tests;
