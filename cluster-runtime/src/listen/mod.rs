@@ -193,33 +193,31 @@ impl Listener {
     }
 
     async fn next(&self) -> Arrival {
+        let mut closed = None;
         loop {
-            self.room().await;
-            if let Some(arrival) = self.desk.pop() {
+            if self.desk.served() < self.max_connections
+                && let Some(arrival) = self.desk.pop()
+            {
                 return arrival;
+            }
+            // What has come in already counts too: it is to be served here, unless somebody else can.
+            let has_room = self.desk.open() < self.max_connections;
+            if has_room {
+                closed = None;
+            } else {
+                closed.get_or_insert_with(|| Closed::new(self));
+                self.process.reception().pass_on(&self.desk);
             }
             tokio::select! {
                 biased;
                 () = self.desk.arrived() => {}
+                () = self.desk.closed(), if !has_room => {}
+                // Others may have room again before this worker has.
+                () = tokio::time::sleep(ACCEPT_PAUSE), if !has_room && self.desk.has_waiting() => {}
                 () = self.process.reception().receive() => {}
-                accepted = self.accept_one() => if let Some(arrival) = accepted {
+                accepted = self.accept_one(), if has_room => if let Some(arrival) = accepted {
                     return arrival;
                 },
-            }
-        }
-    }
-
-    /// Waits until this worker may have one connection more. Until then others get what comes.
-    async fn room(&self) {
-        if self.desk.open() < self.max_connections {
-            return;
-        }
-        let _closed = Closed::new(self);
-        while self.desk.open() >= self.max_connections {
-            self.process.reception().pass_on(&self.desk);
-            tokio::select! {
-                () = self.desk.closed() => {}
-                () = self.process.reception().receive() => {}
             }
         }
     }

@@ -341,6 +341,17 @@ impl Desk {
         self.open.load(Ordering::Relaxed)
     }
 
+    /// Whether a connection waits here.
+    pub(crate) fn has_waiting(&self) -> bool {
+        !self.waiting().is_empty()
+    }
+
+    /// Connections that the listener has given to the user and that are open.
+    pub(crate) fn served(&self) -> usize {
+        let waiting = self.waiting().len() + self.looked_at.load(Ordering::Relaxed);
+        self.open().saturating_sub(waiting)
+    }
+
     /// Waits for one of its connections to close.
     pub(crate) async fn closed(&self) {
         self.closed.notified().await;
