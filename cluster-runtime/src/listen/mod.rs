@@ -100,6 +100,7 @@ pub struct Listener {
     address: Address,
     desk: Arc<Desk>,
     max_connections: usize,
+    is_inherited: bool,
     process: Arc<Process>,
     /// The worker cannot ask for the same port again while this lives.
     _claim: Claim,
@@ -117,6 +118,7 @@ impl Listener {
         options.nodelay = options.nodelay.or(http.then_some(true));
         let mut failure = None;
         for endpoint in port.place.resolve(Transport::Stream).await? {
+            let is_inherited = matches!(endpoint, Endpoint::Inherited { .. });
             let (claim, granted) = match process.obtain_port(endpoint, http, options.clone()).await {
                 Ok(obtained) => obtained,
                 Err(error) => {
@@ -132,6 +134,7 @@ impl Listener {
                 address,
                 desk: process.reception().open_desk(id),
                 max_connections: port.max_connections.unwrap_or(usize::MAX),
+                is_inherited,
                 process: Arc::clone(process),
                 _claim: claim,
                 accepting: Mutex::new(Some(Tally::count(process.listeners()))),
@@ -275,26 +278,35 @@ impl Listener {
     /// What is queued when nobody takes the queue over; `None` once it is empty for good.
     async fn accept_last(&self, socket: &AsyncFd<OwnedFd>) -> Option<Arrival> {
         let reception = self.process.reception();
+        // A Unix socket that is shut down stays readable, and accept(2) does not say that nothing more can come. To an inherited
+        // one more may come, for its owner.
+        let is_over_when_empty = self.is_inherited || !matches!(self.address, Address::Tcp(_));
+        let mut is_over = false;
         let mut rounds = 0;
         loop {
             if let Some(arrival) = self.desk.pop() {
                 return Some(arrival);
             }
-            let accept = |socket: &OwnedFd| reception.accept_to_keep(&self.desk, socket);
+            let accept = |socket: &OwnedFd| match reception.accept_to_keep(&self.desk, socket) {
+                Err(error) if is_over_when_empty && error.kind() == io::ErrorKind::WouldBlock => Ok(None),
+                Err(error) => Err(error),
+                Ok(arrival) => Ok(Some(arrival)),
+            };
             let next = async {
                 tokio::select! {
                     biased;
-                    accepted = socket.async_io(Interest::READABLE, accept) => Some(accepted),
+                    accepted = socket.async_io(Interest::READABLE, accept), if !is_over => Some(accepted),
                     () = self.desk.arrived() => None,
                     () = reception.receive() => None,
                 }
             };
             match tokio::time::timeout(HANDSHAKE, next).await {
                 Ok(None) => {}
-                Ok(Some(Ok(arrival))) => return Some(arrival),
+                Ok(Some(Ok(Some(arrival)))) => return Some(arrival),
+                Ok(Some(Ok(None))) => is_over = true,
                 Ok(Some(Err(error))) if is_about_one_connection(&error) => {}
-                // A Unix socket that is shut down and empty.
-                Ok(Some(Err(error))) if error.kind() == io::ErrorKind::InvalidInput => return None,
+                // So some kernels say it all the same.
+                Ok(Some(Err(error))) if error.kind() == io::ErrorKind::InvalidInput => is_over = true,
                 // That there is no room for another one now does not mean that none waits.
                 Ok(Some(Err(_))) => tokio::time::sleep(ACCEPT_PAUSE).await,
                 // What was promised to us is on its way, unless its sender has died.
@@ -306,7 +318,12 @@ impl Listener {
 
     /// Lets the kernel drop every packet that would open a new connection, so that none slips in between our last look into the
     /// queue and the close, only to be reset. Its sender tries again within a second and is then refused.
+    ///
+    /// Not on an inherited socket: whoever has given it to us may go on using it.
     fn refuse_newcomers(&self, socket: &OwnedFd) {
+        if self.is_inherited {
+            return;
+        }
         self.newcomers_refused.call_once(|| match self.address {
             Address::Tcp(_) | Address::Udp(_) => drop_syn(socket),
             // From here on connecting fails at once, and what is queued can still be accepted.
