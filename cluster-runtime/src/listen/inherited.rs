@@ -34,13 +34,10 @@ impl InheritedSockets {
                 inherited.sockets.insert(number, socket);
             }
         }
-        let named = sd_notify::listen_fds_with_names().map_err(|error| {
+        inherited.names = names().map_err(|error| {
             let text = format!("what the service manager says of the sockets that it passes makes no sense: {error}");
             io::Error::new(error.kind(), text)
         })?;
-        for (number, name) in named {
-            inherited.names.entry(name).or_default().insert(number);
-        }
         for name in VARIABLES.into_iter().filter(|name| std::env::var_os(name).is_some()) {
             // They are this process's alone.
             os::remove_env(name)?;
@@ -97,6 +94,17 @@ impl InheritedSockets {
         let all: Vec<_> = named.chain(self.sockets.keys().map(|number| format!("fd:{number}"))).collect();
         if all.is_empty() { "none".into() } else { all.join(", ") }
     }
+}
+
+fn names() -> io::Result<BTreeMap<String, BTreeSet<RawFd>>> {
+    let mut names = BTreeMap::<String, BTreeSet<RawFd>>::new();
+    // Names without sockets are meant for another process: a parent of this one, say.
+    if sd_notify::listen_fds()?.len() > 0 {
+        for (number, name) in sd_notify::listen_fds_with_names()? {
+            names.entry(name).or_default().insert(number);
+        }
+    }
+    Ok(names)
 }
 
 fn open_descriptors() -> io::Result<Vec<RawFd>> {
