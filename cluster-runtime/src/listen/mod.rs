@@ -217,11 +217,19 @@ impl Listener {
                 () = self.desk.closed(), if !has_room => {}
                 // Others may have room again before this worker has.
                 () = tokio::time::sleep(ACCEPT_PAUSE), if !has_room && self.desk.has_waiting() => {}
-                () = self.process.reception().receive() => {}
+                () = self.receive() => {}
                 accepted = self.accept_one(), if has_room => if let Some(arrival) = accepted {
                     return arrival;
                 },
             }
+        }
+    }
+
+    /// Takes in what was handed over, if there is room.
+    async fn receive(&self) {
+        match self.process.reception().receive().await {
+            Ok(()) => self.is_short.store(false, Ordering::Relaxed),
+            Err(error) => self.wait_out(&error).await,
         }
     }
 
@@ -231,7 +239,9 @@ impl Listener {
         let reception = self.process.reception();
         match socket.async_io(Interest::READABLE, |socket| reception.accept(&self.desk, socket)).await {
             Ok(accepted) => {
-                self.is_short.store(false, Ordering::Relaxed);
+                if reception.has_room_for_a_letter() {
+                    self.is_short.store(false, Ordering::Relaxed);
+                }
                 accepted
             }
             Err(error) => {
@@ -297,7 +307,10 @@ impl Listener {
                     biased;
                     accepted = socket.async_io(Interest::READABLE, accept), if !is_over => Some(accepted),
                     () = self.desk.arrived() => None,
-                    () = reception.receive() => None,
+                    received = reception.receive() => match received {
+                        Ok(()) => None,
+                        Err(error) => Some(Err(error)),
+                    },
                 }
             };
             match tokio::time::timeout(HANDSHAKE, next).await {

@@ -4,10 +4,12 @@
 use std::collections::{BTreeMap, VecDeque};
 use std::io;
 use std::os::fd::{AsFd as _, AsRawFd as _, OwnedFd};
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicI32, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
+use nix::errno::Errno;
+use nix::sys::resource::{Resource, getrlimit};
 use nix::sys::socket::{MsgFlags, recv};
 use tokio::io::Interest;
 use tokio::io::unix::AsyncFd;
@@ -44,6 +46,8 @@ pub(crate) struct Reception {
     mailbox: AsyncFd<OwnedFd>,
     desks: Mutex<BTreeMap<PortId, Arc<Desk>>>,
     streams: Arc<Tally>,
+    /// The highest number that a descriptor of a connection has had.
+    highest: AtomicI32,
     /// A count on the board that is not what we have, and since when.
     odd: Mutex<Option<(Opened, u64)>>,
 }
@@ -80,7 +84,15 @@ impl Reception {
     /// Must be called inside a tokio runtime.
     pub(crate) fn new(seat: Seat, exchange: Exchange, mailbox: OwnedFd, streams: Arc<Tally>) -> io::Result<Self> {
         let mailbox = os::register(mailbox, Interest::READABLE)?;
-        Ok(Self { seat, exchange, mailbox, desks: Mutex::default(), streams, odd: Mutex::default() })
+        Ok(Self {
+            seat,
+            exchange,
+            mailbox,
+            desks: Mutex::default(),
+            streams,
+            highest: AtomicI32::new(0),
+            odd: Mutex::default(),
+        })
     }
 
     pub(crate) fn exchange(&self) -> &Exchange {
@@ -114,11 +126,26 @@ impl Reception {
     }
 
     /// Takes in one letter from the mailbox, for whichever listener it is.
-    pub(crate) async fn receive(&self) {
-        let letter = self.mailbox.async_io(Interest::READABLE, |mailbox| mailbox::receive(mailbox.as_fd())).await;
-        let letter = match letter {
-            Ok(letter) => letter,
-            Err(error) => return tracing::error!(%error, "cannot read what was handed over"),
+    ///
+    /// # Errors
+    /// EMFILE while there is no room for all descriptors that may be in it: what the kernel cannot install is lost. In the
+    /// mailbox it waits for whoever has room.
+    pub(crate) async fn receive(&self) -> io::Result<()> {
+        let take = |mailbox: &OwnedFd| {
+            if self.has_room_for_a_letter() {
+                return mailbox::receive(mailbox.as_fd()).map(Some);
+            }
+            // Only whether there is one.
+            recv(mailbox.as_raw_fd(), &mut [], MsgFlags::MSG_PEEK | MsgFlags::MSG_DONTWAIT)?;
+            Ok(None)
+        };
+        let letter = match self.mailbox.async_io(Interest::READABLE, take).await {
+            Ok(Some(letter)) => letter,
+            Ok(None) => return Err(Errno::EMFILE.into()),
+            Err(error) => {
+                tracing::error!(%error, "cannot read what was handed over");
+                return Ok(());
+            }
         };
         let is_counted = letter.counted_by() == self.seat.tag;
         let port = letter.cover.port;
@@ -139,6 +166,16 @@ impl Reception {
         if !is_here {
             self.pass_on(&desk);
         }
+        Ok(())
+    }
+
+    /// Whether this process can open as many descriptors as a letter may bring.
+    pub(crate) fn has_room_for_a_letter(&self) -> bool {
+        let (most, _) = getrlimit(Resource::RLIMIT_NOFILE).unwrap_or((u64::MAX, 0));
+        let highest = u64::try_from(self.highest.load(Ordering::Relaxed)).unwrap_or(0);
+        // The kernel gives the lowest number that is free. As long as none was near the limit, there is room.
+        highest.saturating_add(2 * mailbox::BATCH as u64) < most
+            || (0..mailbox::BATCH).map(|_| self.mailbox.get_ref().try_clone()).collect::<io::Result<Vec<_>>>().is_ok()
     }
 
     /// Accepts what waits in `socket` until there is a connection to keep, and hands over what is not.
@@ -276,6 +313,7 @@ impl Reception {
     /// The connection is on the board's count already.
     fn hold(&self, desk: &Arc<Desk>, connection: Connection) -> Arrival {
         self.seat.line.count_accepted();
+        self.highest.fetch_max(connection.fd.as_raw_fd(), Ordering::Relaxed);
         desk.open.fetch_add(1, Ordering::Relaxed);
         let held = Held { line: self.seat.line, desk: Arc::clone(desk), _counted: Tally::count(&self.streams) };
         Arrival { connection, held }
