@@ -23,11 +23,14 @@ use super::stream::{Counted, Tally};
 use super::{PortId, is_about_one_connection};
 use crate::board::{self, Line, Opened, Tag};
 use crate::os;
+use crate::worker::Process;
 
 /// How long a client may take to say what its connection is placed by.
 const LOOK: Duration = Duration::from_secs(1);
 /// Connections handed over in one go at most, before other tasks get their turn.
 const MOST_HANDED_OVER: usize = 64;
+/// How often a connection is offered to others that came for a listener which is gone.
+const OFFER_AGAIN: Duration = Duration::from_millis(100);
 /// A count that is wrong for so long is of a promise that nobody will keep.
 const BROKEN_PROMISE: Duration = Duration::from_secs(1);
 
@@ -119,10 +122,37 @@ impl Reception {
     }
 
     /// From here on they go elsewhere, those that wait already among them.
-    pub(crate) fn close_desk(&self, desk: &Desk) {
+    pub(crate) fn close_desk(&self, desk: &Arc<Desk>) {
         self.seat.line.set_accepts(desk.port.0, false);
         self.desks().remove(&desk.port);
-        self.pass_on(desk);
+        self.offer(Arc::clone(desk));
+    }
+
+    /// What waits at a desk that is closed goes to others, or to the next listener here, whichever comes first.
+    fn offer(&self, desk: Arc<Desk>) {
+        self.pass_on(&desk);
+        if !desk.has_waiting() {
+            return;
+        }
+        let Ok(runtime) = tokio::runtime::Handle::try_current() else {
+            // The end of this process: nobody would take it.
+            return desk.waiting().clear();
+        };
+        runtime.spawn(async move {
+            let process = Process::current();
+            let mut phase = process.phase();
+            while desk.has_waiting() {
+                _ = timeout(OFFER_AGAIN, phase.changed()).await;
+                let reception = process.reception();
+                let is_taken = reception.desks().get(&desk.port).map(|next| desk.move_to(next)).is_some();
+                if !is_taken {
+                    reception.pass_on(&desk);
+                }
+                if process.is_draining() {
+                    desk.waiting().clear();
+                }
+            }
+        });
     }
 
     /// Takes in one letter from the mailbox, for whichever listener it is.
@@ -164,7 +194,7 @@ impl Reception {
             }
         }
         if !is_here {
-            self.pass_on(&desk);
+            self.offer(desk);
         }
         Ok(())
     }
@@ -220,7 +250,7 @@ impl Reception {
     }
 
     /// Gives what waits at `desk` to others, as far as they can take it.
-    pub(crate) fn pass_on(&self, desk: &Desk) {
+    pub(crate) fn pass_on(&self, desk: &Arc<Desk>) {
         let mut outgoing = Outgoing::default();
         let mut rest = VecDeque::new();
         for arrival in std::mem::take(&mut *desk.waiting()) {
@@ -238,9 +268,7 @@ impl Reception {
         desk.waiting().extend(rest);
         self.seat.line.count_handed_over(outgoing.len());
         for connection in self.exchange.send(desk.port, false, outgoing) {
-            if let Some(desk) = self.desks().get(&desk.port).map(Arc::clone) {
-                desk.push(self.take_in(&desk, connection));
-            }
+            desk.push(self.take_in(desk, connection));
         }
     }
 
@@ -270,7 +298,7 @@ impl Reception {
     /// Looks at the first bytes of a connection to learn where it belongs.
     fn look_into(&self, arrival: Arrival, key: head::Key) {
         arrival.held.desk.looked_at.fetch_add(1, Ordering::Relaxed);
-        let process = crate::worker::Process::current();
+        let process = Process::current();
         tokio::spawn(async move {
             let desk = Arc::clone(&arrival.held.desk);
             process.reception().place_by_head(arrival, &key).await;
@@ -393,6 +421,17 @@ impl Desk {
     /// Waits for one of its connections to close.
     pub(crate) async fn closed(&self) {
         self.closed.notified().await;
+    }
+
+    /// Everything that waits here waits at `other` from now on.
+    fn move_to(&self, other: &Arc<Self>) {
+        let waiting = std::mem::take(&mut *self.waiting());
+        for mut arrival in waiting {
+            self.open.fetch_sub(1, Ordering::Relaxed);
+            other.open.fetch_add(1, Ordering::Relaxed);
+            arrival.held.desk = Arc::clone(other);
+            other.push(arrival);
+        }
     }
 
     fn push(&self, arrival: Arrival) {
