@@ -455,17 +455,32 @@ impl Drop for Held {
 /// Looks for `key` at the beginning of what the client sends, and leaves it all where it is.
 async fn peek(fd: OwnedFd, key: &head::Key) -> io::Result<(OwnedFd, Option<Vec<u8>>)> {
     let socket = os::register(fd, Interest::READABLE)?;
-    let mut buffer = vec![0; head::MOST];
-    let look = socket.async_io(Interest::READABLE, |fd| {
-        let len = recv(fd.as_raw_fd(), &mut buffer, MsgFlags::MSG_PEEK | MsgFlags::MSG_DONTWAIT)?;
-        match head::find(key, &buffer[..len]) {
-            Found::Value(value) => Ok(Some(value.to_owned())),
-            // The next bytes make it readable once more.
-            Found::Incomplete if len > 0 && len < head::MOST => Err(io::ErrorKind::WouldBlock.into()),
-            Found::Absent | Found::Incomplete => Ok(None),
-        }
-    });
     // Who is silent for so long is placed by what is known.
-    let found = timeout(LOOK, look).await.unwrap_or(Ok(None))?;
+    let found = timeout(LOOK, look_for(key, &socket)).await.unwrap_or(Ok(None))?;
     Ok((socket.into_inner(), found))
+}
+
+async fn look_for(key: &head::Key, socket: &AsyncFd<OwnedFd>) -> io::Result<Option<Vec<u8>>> {
+    let mut buffer = vec![0; head::MOST];
+    loop {
+        let mut readable = socket.readable().await?;
+        // Asked before the bytes are: those that came before the end are all there then. A socket that has ended is readable for
+        // ever, so it must not be waited for once more.
+        let is_all = readable.ready().is_read_closed();
+        let len = match recv(socket.as_raw_fd(), &mut buffer, MsgFlags::MSG_PEEK | MsgFlags::MSG_DONTWAIT) {
+            Ok(len) => len,
+            Err(Errno::EAGAIN) if !is_all => {
+                readable.clear_ready();
+                continue;
+            }
+            Err(Errno::EINTR) => continue,
+            Err(error) => return Err(error.into()),
+        };
+        match head::find(key, &buffer[..len]) {
+            Found::Value(value) => return Ok(Some(value.to_owned())),
+            // The next bytes make it readable once more.
+            Found::Incomplete if len > 0 && len < head::MOST && !is_all => readable.clear_ready(),
+            Found::Absent | Found::Incomplete => return Ok(None),
+        }
+    }
 }
