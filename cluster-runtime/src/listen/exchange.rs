@@ -18,6 +18,8 @@ const TRIES: usize = 8;
 pub(crate) enum Client<'a> {
     At(&'a Address),
     Named(&'a [u8]),
+    /// To be known by whoever gets it.
+    Unknown,
 }
 
 /// The line of a slot's worker that takes connections, as it was.
@@ -64,6 +66,7 @@ impl Exchange {
             let slot = match client {
                 Client::At(address) => loads.place(&*self.placement, address),
                 Client::Named(name) => loads.place_by_name(name),
+                Client::Unknown => loads.least_loaded(),
             };
             let Some(slot) = slot else { return Choice::Undecided };
             match lines[slot] {

@@ -140,6 +140,16 @@ impl Dispatch {
         (0..states.len()).filter(|slot| rank(states[*slot]) > best).collect()
     }
 
+    /// Whether what was handed to a slot in this state, which is excluded, is for others: not where the policy may have chosen the
+    /// slot although it is so, and would again.
+    pub(crate) const fn may_redirect(&self, state: Readiness) -> bool {
+        match (self, state) {
+            (_, Readiness::Vacant) => true,
+            (Self::Balanced | Self::Kernel | Self::RoundRobin, _) => true,
+            (Self::Sticky(_) | Self::Custom(_), Readiness::Ready | Readiness::Busy | Readiness::Coming) => false,
+        }
+    }
+
     /// What is looked for in the first bytes of a connection before it is placed.
     pub(crate) const fn head_key(&self) -> Option<&super::head::Key> {
         match self {

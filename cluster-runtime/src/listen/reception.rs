@@ -351,11 +351,12 @@ impl Reception {
     fn settle(&self) {
         let opened = self.seat.line.opened();
         let held = self.streams.alive();
+        let mut odd = self.odd.lock().unwrap_or_else(PoisonError::into_inner);
         if opened.count() as usize == held {
+            *odd = None;
             return;
         }
         let now = board::now();
-        let mut odd = self.odd.lock().unwrap_or_else(PoisonError::into_inner);
         match *odd {
             Some((since, at)) if since == opened => {
                 if Duration::from_nanos(now - at) > BROKEN_PROMISE {

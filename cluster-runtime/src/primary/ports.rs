@@ -88,10 +88,11 @@ impl Ports {
     }
 
     /// A worker is about to be spawned into `slot`.
-    pub(super) fn expect(&self, slot: usize, worker: WorkerId) {
+    pub(super) fn expect(&mut self, slot: usize, worker: WorkerId) {
         let slot = self.board.slot(slot);
         slot.set_manned(true);
         slot.lines()[slot.free_line()].give_to(worker);
+        self.look();
     }
 
     /// A worker is reaped, or was never spawned; `is_followed`: another one comes at once.
@@ -155,7 +156,9 @@ impl Ports {
             let is_served = states.iter().any(|state| matches!(state, Readiness::Ready | Readiness::Busy));
             if is_served {
                 sources.extend(excluded.iter().map(|slot| Source::Shard(port, *slot)));
-                sources.extend(excluded.iter().map(|slot| Source::Mailbox(*slot)));
+                let dispatch = self.exchange.dispatch();
+                let redirected = excluded.iter().filter(|slot| dispatch.may_redirect(states[**slot]));
+                sources.extend(redirected.map(|slot| Source::Mailbox(*slot)));
                 sources.insert(Source::Shared(port));
             }
             self.registry.exclude(port, excluded);
@@ -354,13 +357,14 @@ fn hand_over(waiting: Waiting, exchange: &Exchange) -> Waiting {
     let Waiting { port, connections } = waiting;
     let mut outgoing = Outgoing::default();
     let mut left = Vec::new();
+    let is_unplaced = exchange.dispatch().head_key().is_some();
     for connection in connections {
-        match exchange.place(None, port, Client::At(&connection.client)) {
+        let client = if is_unplaced { Client::Unknown } else { Client::At(&connection.client) };
+        match exchange.place(None, port, client) {
             Choice::There { slot, counted_by } => outgoing.push(slot, counted_by, connection),
             Choice::Here | Choice::Undecided => left.push(connection),
         }
     }
-    let is_unplaced = exchange.dispatch().head_key().is_some();
     left.extend(exchange.send(port, is_unplaced, outgoing));
     Waiting { port, connections: left }
 }
