@@ -66,7 +66,7 @@ impl Exchange {
             let slot = match client {
                 Client::At(address) => loads.place(&*self.placement, address),
                 Client::Named(name) => loads.place_by_name(name),
-                Client::Unknown => loads.least_loaded(),
+                Client::Unknown => loads.place_anywhere(),
             };
             let Some(slot) = slot else { return Choice::Undecided };
             match lines[slot] {

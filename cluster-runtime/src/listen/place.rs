@@ -252,11 +252,27 @@ impl<'a> Loads<'a> {
         self.slots.get(slot)
     }
 
-    /// The slot that `placement` chooses, if it can take the connection, else the least loaded one, else here. `None` when
-    /// nobody can take it.
+    /// The slot that `placement` chooses, if it can take the connection, else the least loaded one, else here, else a busy one.
+    /// `None` when nobody can take it.
     pub(crate) fn place(&self, placement: &dyn Placement, client: &Address) -> Option<usize> {
         let takes = |slot: &usize| self.of(*slot).is_some_and(|load| load.state != Readiness::Vacant);
-        placement.place(client, self).filter(takes).or_else(|| self.least_loaded()).or(self.here)
+        placement
+            .place(client, self)
+            .filter(takes)
+            .or_else(|| self.least_loaded())
+            .or(self.here)
+            .or_else(|| self.least_busy())
+    }
+
+    /// The slot for a client of which nothing is known yet.
+    pub(crate) fn place_anywhere(&self) -> Option<usize> {
+        self.least_loaded().or(self.here).or_else(|| self.least_busy())
+    }
+
+    /// Where to wait if nobody is ready and there is no "here". Should another one be ready sooner, it gets what waits there.
+    fn least_busy(&self) -> Option<usize> {
+        let busy = self.slots.iter().filter(|load| load.state == Readiness::Busy);
+        busy.min_by_key(|load| load.open).map(|load| load.slot)
     }
 
     /// The slot for a client known by `name` (a session, say): the same as long as it has a worker.
