@@ -5,7 +5,7 @@
 
 use std::os::fd::OwnedFd;
 use std::sync::OnceLock;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicUsize, Ordering, fence};
 
 use tokio::runtime::Builder;
 
@@ -26,35 +26,55 @@ struct Pulse {
 /// Makes the runtime of `threads` threads, which is about to be built, have a pulse.
 pub(super) fn attend(builder: &mut Builder, threads: usize) {
     // They start awake and park when they have nothing to do.
-    AWAKE.store(threads, Ordering::Relaxed);
+    AWAKE.store(threads, Ordering::SeqCst);
     THREADS.store(threads, Ordering::Relaxed);
     builder.on_thread_park(rest).on_thread_unpark(wake);
 }
 
 /// From here on the board shows it.
 pub(super) fn start(board: Board, line: &'static Line, bell: OwnedFd) {
-    let pulse = PULSE.get_or_init(|| Pulse { board, line, bell });
-    pulse.wake();
+    // Threads that rest already have found no pulse to tell.
+    PULSE.get_or_init(|| Pulse { board, line, bell }).show();
 }
 
 /// A worker of several threads is busy when none of them is left.
 fn wake() {
-    if AWAKE.fetch_add(1, Ordering::Relaxed) + 1 >= THREADS.load(Ordering::Relaxed)
+    if AWAKE.fetch_add(1, Ordering::SeqCst) + 1 >= THREADS.load(Ordering::Relaxed)
         && let Some(pulse) = PULSE.get()
     {
-        pulse.wake();
+        pulse.show();
     }
 }
 
 fn rest() {
-    if AWAKE.fetch_sub(1, Ordering::Relaxed) >= THREADS.load(Ordering::Relaxed)
+    if AWAKE.fetch_sub(1, Ordering::SeqCst) >= THREADS.load(Ordering::Relaxed)
         && let Some(pulse) = PULSE.get()
     {
-        pulse.line.rest();
+        pulse.show();
     }
 }
 
+fn are_all_awake() -> bool {
+    AWAKE.load(Ordering::SeqCst) >= THREADS.load(Ordering::Relaxed)
+}
+
 impl Pulse {
+    fn show(&self) {
+        loop {
+            let is_busy = are_all_awake();
+            if is_busy {
+                self.wake();
+            } else {
+                self.line.rest();
+            }
+            // Another thread may have come or gone meanwhile, and shown it before we have shown what was before.
+            fence(Ordering::SeqCst);
+            if are_all_awake() == is_busy {
+                return;
+            }
+        }
+    }
+
     fn wake(&self) {
         self.line.wake();
         if self.board.must_ring() {
