@@ -250,11 +250,12 @@ pub fn skip(why: &str) {
 }
 
 /// What a developer's shell may have set, and a fixture must not see.
-const SETTINGS: [&str; 8] = [
+const SETTINGS: [&str; 9] = [
     "ADDR",
     "CLUSTER_WORKERS",
     "WEB_CONCURRENCY",
     "CLUSTER_THREADS",
+    "CLUSTER_DISPATCH",
     "CLUSTER_RESTART",
     "CLUSTER_START_TIMEOUT",
     "CLUSTER_GRACE",
