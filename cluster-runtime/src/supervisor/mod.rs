@@ -91,7 +91,7 @@ pub(crate) enum Action {
         worker: WorkerId,
         /// What is left of the grace period.
         grace: Duration,
-        /// No successor takes the accept queue over: drain that too.
+        /// Neither a successor nor another worker takes the accept queue over: drain that too.
         last: bool,
     },
     Kill(WorkerId),
@@ -268,8 +268,12 @@ impl Supervisor {
 
     fn leaving(&mut self, now: Instant, id: WorkerId, actions: &mut Vec<Action>) {
         let restart = self.restart();
+        let is_followed = restart.replaces(ExitReason::Asked);
+        // What waits in the queue of a slot that stays empty is for whoever stays.
+        let last =
+            !is_followed && !self.slots.iter().flat_map(Slot::workers).any(|other| other.id != id && other.stays());
         if let Some(index) = self.slot_of(id) {
-            self.slots[index].leave(now, id, self.settings.grace, restart, actions);
+            self.slots[index].leave(now, id, self.settings.grace, last, restart, actions);
         }
     }
 

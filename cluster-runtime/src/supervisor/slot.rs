@@ -177,10 +177,10 @@ impl Slot {
         now: Instant,
         id: WorkerId,
         grace: Duration,
+        last: bool,
         restart: Restart,
         actions: &mut Vec<Action>,
     ) {
-        let last = !restart.replaces(ExitReason::Asked);
         for worker in self.workers_mut().filter(|worker| worker.id == id) {
             worker.drain(now, grace, last, actions);
         }
@@ -251,6 +251,14 @@ impl Worker {
             WorkerState::Ready { .. } => State::Ready,
             WorkerState::Draining { .. } => State::Draining,
             WorkerState::Killed { .. } => State::Killed,
+        }
+    }
+
+    /// It serves, or is about to, and nobody has asked it to stop.
+    pub(super) const fn stays(&self) -> bool {
+        match self.state {
+            WorkerState::Starting { .. } | WorkerState::Ready { .. } => true,
+            WorkerState::Draining { .. } | WorkerState::Killed { .. } => false,
         }
     }
 

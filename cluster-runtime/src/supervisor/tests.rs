@@ -483,11 +483,11 @@ mod leaving_workers {
     }
 
     #[test]
-    fn under_never_it_drains_its_queue_too_and_nobody_comes() {
+    fn under_never_nobody_comes_and_only_the_last_one_drains_its_queue_too() {
         let mut play = Play::serving(2, Restart::Never);
-        assert_eq!(play.step(leaving(1)), [drain_last(1, GRACE)]);
+        assert_eq!(play.step(leaving(1)), [drain(1, GRACE)]);
         assert_eq!(play.step(exited(1, Code(0))), [reaped(1, 0, Code(0), Asked, Next::Empty)]);
-        play.step(leaving(2));
+        assert_eq!(play.step(leaving(2)), [drain_last(2, GRACE)]);
         assert_eq!(
             play.step(exited(2, Code(0))),
             [reaped(2, 1, Code(0), Asked, Next::Empty), end(Outcome::AllFinished { failed: false })]

@@ -567,7 +567,9 @@ impl Shadow {
     }
 
     fn hear_leaving(&mut self, now: Instant, worker: u64) {
-        let (grace, last) = (self.settings.grace, self.settings.restart == Restart::Never);
+        let stays = |other: &Known| other.asked.is_none() && other.killed.is_none() && other.condemned.is_none();
+        let is_alone = !self.workers.iter().any(|(id, other)| *id != worker && stays(other));
+        let (grace, last) = (self.settings.grace, self.settings.restart == Restart::Never && is_alone);
         let Some(known) = self.workers.get_mut(&worker) else { return };
         if known.killed.is_some() || known.asked.is_some() {
             return;
