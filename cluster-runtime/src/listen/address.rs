@@ -21,7 +21,7 @@ pub enum Address {
     /// UDP over IPv4 or IPv6.
     Udp(SocketAddr),
     /// A Unix socket with a file.
-    Unix(PathBuf),
+    Unix(#[serde(with = "path")] PathBuf),
     /// A Unix socket with a name that is no file.
     Abstract(Vec<u8>),
     /// A Unix socket without a name, as clients have it.
@@ -81,6 +81,23 @@ impl fmt::Display for Address {
     }
 }
 
+/// Any path can be sent: serde by itself refuses what is not UTF-8.
+pub(crate) mod path {
+    use std::ffi::OsString;
+    use std::os::unix::ffi::{OsStrExt as _, OsStringExt as _};
+    use std::path::{Path, PathBuf};
+
+    use serde::{Deserialize as _, Deserializer, Serialize as _, Serializer};
+
+    pub(crate) fn serialize<S: Serializer>(path: &Path, serializer: S) -> Result<S::Ok, S::Error> {
+        path.as_os_str().as_bytes().serialize(serializer)
+    }
+
+    pub(crate) fn deserialize<'de, D: Deserializer<'de>>(deserializer: D) -> Result<PathBuf, D::Error> {
+        Vec::<u8>::deserialize(deserializer).map(|bytes| OsString::from_vec(bytes).into())
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -90,5 +107,13 @@ mod tests {
         assert_eq!(Address::Tcp("[::1]:80".parse().unwrap()).to_string(), "[::1]:80");
         assert_eq!(Address::of_stream(&SockAddr::unix("/run/a.sock").unwrap()).to_string(), "unix:/run/a.sock");
         assert_eq!(Address::of_stream(&SockAddr::unix("\0name").unwrap()).to_string(), "unix:@name");
+    }
+
+    #[test]
+    fn a_path_that_is_not_text_can_be_sent() {
+        let address = Address::Unix(OsStr::from_bytes(b"/run/\xff.sock").into());
+        let mut bytes = Vec::new();
+        crate::ipc::codec::encode(&address, |piece| bytes.extend_from_slice(piece)).unwrap();
+        assert_eq!(crate::ipc::codec::decode(&bytes), Ok(address));
     }
 }

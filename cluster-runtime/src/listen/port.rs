@@ -212,7 +212,7 @@ pub(crate) enum Endpoint {
     Tcp(SocketAddr),
     Udp(SocketAddr),
     /// An absolute path.
-    Unix(PathBuf),
+    Unix(#[serde(with = "super::address::path")] PathBuf),
     Abstract(Vec<u8>),
     /// A socket that the primary was started with.
     Inherited {
