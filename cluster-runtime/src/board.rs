@@ -30,6 +30,8 @@ pub(crate) struct Board(&'static Sheet);
 pub(crate) struct Sheet {
     /// Not 0 while the primary looks after the workers by itself; 0 asks for the bell at the next sign of life.
     watching: AtomicU64,
+    /// Not 0 once the cluster stops, so that nobody hands a connection to somebody who is on the way out.
+    stopping: AtomicU64,
     slots: [Slot; MOST_SLOTS],
 }
 
@@ -93,6 +95,15 @@ impl Board {
         self.0.watching.store(is_watching.into(), Ordering::SeqCst);
     }
 
+    /// From here on everybody keeps what they accept.
+    pub(crate) fn stop(&self) {
+        self.0.stopping.store(1, Ordering::SeqCst);
+    }
+
+    pub(crate) fn is_stopping(&self) -> bool {
+        self.0.stopping.load(Ordering::SeqCst) != 0
+    }
+
     /// Whether the primary must be rung for; true once only.
     pub(crate) fn must_ring(&self) -> bool {
         self.0.watching.load(Ordering::SeqCst) == 0 && self.0.watching.swap(1, Ordering::SeqCst) == 0
@@ -130,7 +141,16 @@ impl Slot {
 
     /// The line of the worker that takes connections from `port`; of two, the newer one's.
     pub(crate) fn accepting(&self, port: usize) -> Option<(&Line, Opened)> {
-        let lines = self.lines.iter().filter(|line| line.accepts(port)).map(|line| (line, line.opened()));
+        self.newest(|line| line.accepts(port))
+    }
+
+    /// The line of the worker that takes connections from any port; of two, the newer one's.
+    pub(crate) fn accepting_any(&self) -> Option<(&Line, Opened)> {
+        self.newest(|line| line.ports.load(Ordering::Acquire) != 0)
+    }
+
+    fn newest(&self, is_meant: impl Fn(&Line) -> bool) -> Option<(&Line, Opened)> {
+        let lines = self.lines.iter().filter(|line| is_meant(line)).map(|line| (line, line.opened()));
         lines.filter(|(_, opened)| !opened.is_closed()).max_by_key(|(_, opened)| opened.tag().0)
     }
 
@@ -183,10 +203,10 @@ impl Line {
         _ = self.opened.fetch_update(Ordering::AcqRel, Ordering::Relaxed, less);
     }
 
-    /// Corrects the count, if nothing has changed since `seen`: of a promise whose maker died before it was kept.
-    pub(crate) fn correct(&self, seen: Opened, count: u32) {
-        let right = (seen.0 & !Opened::COUNT) | u64::from(count);
-        _ = self.opened.compare_exchange(seen.0, right, Ordering::AcqRel, Ordering::Relaxed);
+    /// Corrects a count that is too high by `excess`: promises whose makers died before they were kept. Only the owner may.
+    pub(crate) fn correct(&self, excess: u32) {
+        let less = |opened| Some(opened - u64::from(excess.min(Opened(opened).count())));
+        _ = self.opened.fetch_update(Ordering::AcqRel, Ordering::Relaxed, less);
     }
 
     /// Takes no promises any more, for good; only the owner may.

@@ -6,7 +6,7 @@ use std::time::Duration;
 use super::mailbox::{BATCH, Connection, Cover, Mailboxes};
 use super::place::{Dispatch, Load, Loads, Placement, Readiness};
 use super::{Address, PortId};
-use crate::board::{self, Board, Line, Opened, Tag};
+use crate::board::{self, Board, Line, Opened, Slot, Tag};
 
 /// A worker that has been at one thing for so long is busy.
 pub(crate) const BUSY: Duration = Duration::from_millis(3);
@@ -32,7 +32,7 @@ pub(crate) enum Choice {
     Here,
     /// Another slot. Its worker's count includes the connection already, if it has one.
     There { slot: usize, counted_by: Tag },
-    /// Nobody can take it, or the loads change faster than they can be looked at: keep it, uncounted.
+    /// Nobody can take it, the loads change faster than they can be looked at, or the cluster stops: keep it, uncounted.
     Undecided,
 }
 
@@ -60,6 +60,9 @@ impl Exchange {
 
     /// Chooses a slot for a connection to `port` that was accepted `here`.
     pub(crate) fn place(&self, here: Option<usize>, port: PortId, client: Client<'_>) -> Choice {
+        if self.board.is_stopping() {
+            return Choice::Undecided;
+        }
         for _ in 0..TRIES {
             let (loads, lines) = self.look(port);
             let loads = Loads::new(here, &loads);
@@ -87,17 +90,22 @@ impl Exchange {
     pub(crate) fn send(&self, port: PortId, is_unplaced: bool, outgoing: Outgoing) -> Vec<Connection> {
         let mut left = Vec::new();
         for Group { slot, counted_by, connections } in outgoing.groups {
-            let cover = Cover { port, counted_by: counted_by.number(), is_unplaced };
-            for batch in in_batches(connections) {
-                if self.mailboxes.send(slot, cover, &batch).is_err() {
-                    for connection in batch {
-                        self.withdraw(slot, counted_by);
-                        left.push(connection);
-                    }
-                }
-            }
+            let back = self.post(slot, Cover { port, counted_by: counted_by.number(), is_unplaced }, connections);
+            back.iter().for_each(|_| self.withdraw(slot, counted_by));
+            left.extend(back);
         }
         left
+    }
+
+    /// What goes with connections to `port` that nobody has counted or placed.
+    pub(crate) fn uncounted(&self, port: PortId) -> Cover {
+        Cover { port, counted_by: Tag::NOBODY.number(), is_unplaced: self.dispatch.head_key().is_some() }
+    }
+
+    /// Puts connections into the mailbox of `slot`. Those that do not fit come back.
+    pub(crate) fn post(&self, slot: usize, cover: Cover, connections: Vec<Connection>) -> Vec<Connection> {
+        let batches = in_batches(connections);
+        batches.filter(|batch| self.mailboxes.send(slot, cover, batch).is_err()).flatten().collect()
     }
 
     /// Takes back what [`place`](Self::place) has counted.
@@ -107,9 +115,20 @@ impl Exchange {
         }
     }
 
-    /// How `slot` is doing as far as `port` goes.
-    pub(crate) fn readiness(&self, slot: usize, port: PortId, now: u64) -> Readiness {
-        readiness(self.board.slot(slot).accepting(port.0), self.board.slot(slot).is_manned(), now)
+    /// How `slot` is doing as far as `port` goes. A worker that has been at one thing for longer than `busy` is busy.
+    pub(crate) fn readiness(&self, slot: usize, port: PortId, now: u64, busy: Duration) -> Readiness {
+        let place = self.board.slot(slot);
+        readiness(place, place.accepting(port.0), now, busy)
+    }
+
+    /// Whether the worker of `slot` takes connections from any port and is not busy.
+    pub(crate) fn is_ready(&self, slot: usize, now: u64) -> bool {
+        self.board.slot(slot).accepting_any().is_some_and(|(line, _)| line.busy_for(now) <= BUSY)
+    }
+
+    /// A slot that has a worker, or gets one soon; any, if none has.
+    pub(crate) fn some_manned(&self) -> usize {
+        (0..self.mailboxes.len()).find(|slot| self.board.slot(*slot).is_manned()).unwrap_or(0)
     }
 
     /// The loads, and the lines on the board that they were read from.
@@ -119,17 +138,18 @@ impl Exchange {
             let place = self.board.slot(slot);
             let line = place.accepting(port.0);
             let (open, accepted) = line.map_or((0, 0), |(line, opened)| (opened.count(), line.accepted()));
-            (Load { slot, state: readiness(line, place.is_manned(), now), open, accepted }, line)
+            (Load { slot, state: readiness(place, line, now, BUSY), open, accepted }, line)
         };
         (0..self.mailboxes.len()).map(look).unzip()
     }
 }
 
-fn readiness(line: Option<(&Line, Opened)>, is_manned: bool, now: u64) -> Readiness {
-    match line {
-        Some((line, _)) if line.busy_for(now) > BUSY => Readiness::Busy,
+fn readiness(slot: &Slot, accepting: Option<(&Line, Opened)>, now: u64, busy: Duration) -> Readiness {
+    match accepting {
+        Some((line, _)) if line.busy_for(now) > busy => Readiness::Busy,
         Some(_) => Readiness::Ready,
-        None if is_manned => Readiness::Coming,
+        // A worker that listens elsewhere has had its time to listen here, too.
+        None if slot.is_manned() && slot.accepting_any().is_none() => Readiness::Coming,
         None => Readiness::Vacant,
     }
 }

@@ -57,10 +57,14 @@ pub(crate) fn pair() -> io::Result<(OwnedFd, OwnedFd)> {
 /// Takes one letter, never waiting.
 ///
 /// # Errors
-/// `WouldBlock` when there is none; `InvalidData` when it cannot be read, or not all of it for want of descriptors.
+/// `WouldBlock` when there is none; `InvalidData` when it cannot be read; `UnexpectedEof` when somebody has shut the mailbox down, so
+/// that nothing will ever come.
 pub(crate) fn receive(mailbox: BorrowedFd<'_>) -> io::Result<Letter> {
     let mut buffer = [0; LARGEST_LETTER];
     let packet = os::receive_packet(mailbox, &mut buffer)?;
+    if packet.len == 0 && packet.fds.is_empty() {
+        return Err(io::ErrorKind::UnexpectedEof.into());
+    }
     let read: Result<(Cover, Vec<Address>), _> = codec::decode(&buffer[..packet.len]);
     let (cover, clients) = read.map_err(|error| io::Error::new(io::ErrorKind::InvalidData, error))?;
     if packet.fds.len() < clients.len() {

@@ -196,7 +196,7 @@ impl Listener {
     }
 
     async fn next(&self) -> Arrival {
-        let mut closed = None;
+        let mut paused = None;
         loop {
             if self.desk.served() < self.max_connections
                 && let Some(arrival) = self.desk.pop()
@@ -206,9 +206,9 @@ impl Listener {
             // What has come in already counts too: it is to be served here, unless somebody else can.
             let has_room = self.desk.open() < self.max_connections;
             if has_room {
-                closed = None;
+                paused = None;
             } else {
-                closed.get_or_insert_with(|| Closed::new(self));
+                paused.get_or_insert_with(|| self.process.reception().pause(&self.desk));
                 self.process.reception().pass_on(&self.desk);
             }
             tokio::select! {
@@ -217,8 +217,8 @@ impl Listener {
                 () = self.desk.closed(), if !has_room => {}
                 // Others may have room again before this worker has.
                 () = tokio::time::sleep(ACCEPT_PAUSE), if !has_room && self.desk.has_waiting() => {}
-                () = self.receive() => {}
-                accepted = self.accept_one(), if has_room => if let Some(arrival) = accepted {
+                () = self.receive(), if self.desk.may_look() => {}
+                accepted = self.accept_one(), if has_room && self.desk.may_look() => if let Some(arrival) = accepted {
                     return arrival;
                 },
             }
@@ -256,7 +256,7 @@ impl Listener {
         if !self.is_short.swap(true, Ordering::Relaxed) {
             tracing::warn!(address = %self.address, %error, "cannot accept; trying again until it works");
         }
-        let _closed = Closed::new(self);
+        let _paused = self.process.reception().pause(&self.desk);
         tokio::time::sleep(ACCEPT_PAUSE).await;
     }
 
@@ -366,22 +366,6 @@ impl Drop for Listener {
     }
 }
 
-/// While this lives, connections go to other workers.
-struct Closed<'a>(&'a Listener);
-
-impl<'a> Closed<'a> {
-    fn new(listener: &'a Listener) -> Self {
-        listener.process.reception().line().set_accepts(listener.desk.port().0, false);
-        Self(listener)
-    }
-}
-
-impl Drop for Closed<'_> {
-    fn drop(&mut self) {
-        self.0.process.reception().line().set_accepts(self.0.desk.port().0, true);
-    }
-}
-
 /// The worker's duplicate of its socket. Where the primary accepts, it stays idle until the very end.
 #[derive(Debug)]
 struct Shard {
@@ -434,6 +418,29 @@ impl axum::serve::Listener for Listener {
 impl axum::extract::connect_info::Connected<axum::serve::IncomingStream<'_, Listener>> for Address {
     fn connect_info(stream: axum::serve::IncomingStream<'_, Listener>) -> Self {
         stream.remote_addr().clone()
+    }
+}
+
+/// The client's address on any kind of port, as a handler's argument: under [`serve`](crate::serve()), and under `axum::serve` with
+/// `into_make_service_with_connect_info::<Address>()`.
+///
+/// ```no_run
+/// use axum::{Router, routing::get};
+///
+/// # fn app() -> Router {
+/// Router::new().route("/", get(|client: cluster::Address| async move { format!("hello, {client}\n") }))
+/// # }
+/// ```
+#[cfg(feature = "axum")]
+impl<S: Send + Sync> axum::extract::FromRequestParts<S> for Address {
+    type Rejection = http::StatusCode;
+
+    /// 500 where the server knows no address.
+    async fn from_request_parts(parts: &mut http::request::Parts, _state: &S) -> Result<Self, Self::Rejection> {
+        use axum::extract::ConnectInfo;
+        let tcp = parts.extensions.get().map(|ConnectInfo(address)| Self::Tcp(*address));
+        let any = || parts.extensions.get().map(|ConnectInfo(address): &ConnectInfo<Self>| address.clone());
+        tcp.or_else(any).ok_or(http::StatusCode::INTERNAL_SERVER_ERROR)
     }
 }
 

@@ -6,6 +6,7 @@
 use std::collections::BTreeSet;
 use std::fmt;
 use std::hash::{DefaultHasher, Hash as _, Hasher as _};
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
@@ -74,7 +75,8 @@ pub(crate) enum StickyKey {
 /// It is called for every connection, in whichever process accepted it, maybe on several threads at once: it should be quick
 /// and must not block.
 pub trait Placement: fmt::Debug + Send + Sync + 'static {
-    /// The slot for a connection of `client`. `None`, or a slot that takes nothing now, means the least loaded one.
+    /// The slot for a connection of `client`: one that is busy or comes soon lets it wait. `None`, or a vacant one, means the least
+    /// loaded one; so does a panic.
     fn place(&self, client: &Address, loads: &Loads<'_>) -> Option<usize>;
 }
 
@@ -93,7 +95,7 @@ pub struct Load {
     pub slot: usize,
     /// Whether it takes connections.
     pub state: Readiness,
-    /// Connections that its worker has.
+    /// Connections that its worker has, those on their way to it among them.
     pub open: u32,
     /// Connections that its worker has taken so far.
     pub accepted: u64,
@@ -107,9 +109,9 @@ pub enum Readiness {
     Ready,
     /// Its worker has been at one thing for some milliseconds: who is sent there, waits.
     Busy,
-    /// It has no worker that takes them, but one comes soon: who is sent there, waits.
+    /// It has no worker that takes them, but one comes soon, or has its fill: who is sent there, waits.
     Coming,
-    /// Nobody is there.
+    /// Nobody is there, or its worker listens on other ports only.
     Vacant,
 }
 
@@ -256,12 +258,9 @@ impl<'a> Loads<'a> {
     /// `None` when nobody can take it.
     pub(crate) fn place(&self, placement: &dyn Placement, client: &Address) -> Option<usize> {
         let takes = |slot: &usize| self.of(*slot).is_some_and(|load| load.state != Readiness::Vacant);
-        placement
-            .place(client, self)
-            .filter(takes)
-            .or_else(|| self.least_loaded())
-            .or(self.here)
-            .or_else(|| self.least_busy())
+        // A user's code, in the primary too. What it may leave half done is its own.
+        let chosen = catch_unwind(AssertUnwindSafe(|| placement.place(client, self))).unwrap_or(None);
+        chosen.filter(takes).or_else(|| self.least_loaded()).or(self.here).or_else(|| self.least_busy())
     }
 
     /// The slot for a client of which nothing is known yet.
@@ -300,8 +299,8 @@ impl Placement for Balanced {
         let (Some(here), Some(there)) = (loads.here.and_then(|here| loads.of(here)), loads.of(least)) else {
             return Some(least);
         };
-        let is_clearly_above = here.open > there.open + there.open / SLACK;
-        Some(if is_clearly_above || here.state == Readiness::Vacant { least } else { here.slot })
+        let is_clearly_above = here.open > there.open.saturating_add(there.open / SLACK);
+        Some(if is_clearly_above { least } else { here.slot })
     }
 }
 

@@ -2,9 +2,10 @@
 //! how many it has.
 
 use std::collections::{BTreeMap, VecDeque};
+use std::future::pending;
 use std::io;
 use std::os::fd::{AsFd as _, AsRawFd as _, OwnedFd};
-use std::sync::atomic::{AtomicI32, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicI32, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -21,7 +22,7 @@ use super::head::{self, Found};
 use super::mailbox::{self, Connection};
 use super::stream::{Counted, Tally};
 use super::{PortId, is_about_one_connection};
-use crate::board::{self, Line, Opened, Tag};
+use crate::board::{self, Line, Tag};
 use crate::os;
 use crate::worker::Process;
 
@@ -31,8 +32,10 @@ const LOOK: Duration = Duration::from_secs(1);
 const MOST_HANDED_OVER: usize = 64;
 /// How often a connection is offered to others that came for a listener which is gone.
 const OFFER_AGAIN: Duration = Duration::from_millis(100);
-/// A count that is wrong for so long is of a promise that nobody will keep.
+/// What is promised and does not come for so long will not come.
 const BROKEN_PROMISE: Duration = Duration::from_secs(1);
+/// Connections whose first bytes are looked at, at a time; more wait in their queue.
+const MOST_LOOKED_AT: usize = 1024;
 
 /// Where this worker sits.
 #[derive(Debug)]
@@ -51,8 +54,17 @@ pub(crate) struct Reception {
     streams: Arc<Tally>,
     /// The highest number that a descriptor of a connection has had.
     highest: AtomicI32,
-    /// A count on the board that is not what we have, and since when.
-    odd: Mutex<Option<(Opened, u64)>>,
+    /// Somebody has shut the mailbox down, so that nothing will ever come.
+    is_cut_off: AtomicBool,
+    odd: Mutex<Option<Odd>>,
+}
+
+/// The count on the board is above what we have.
+#[derive(Clone, Copy, Debug)]
+struct Odd {
+    since: u64,
+    /// By so many at least, all the time.
+    least: u32,
 }
 
 /// What has come in for one listener.
@@ -66,6 +78,15 @@ pub(crate) struct Desk {
     /// Connections taken in here that are open.
     open: AtomicUsize,
     closed: Notify,
+    /// Reasons why newcomers are to go elsewhere for now.
+    pauses: AtomicUsize,
+}
+
+/// While this lives, connections to one port go to other workers.
+#[derive(Debug)]
+pub(crate) struct Paused<'a> {
+    reception: &'a Reception,
+    desk: Arc<Desk>,
 }
 
 /// A connection that this worker is to serve, counted.
@@ -94,6 +115,7 @@ impl Reception {
             desks: Mutex::default(),
             streams,
             highest: AtomicI32::new(0),
+            is_cut_off: AtomicBool::new(false),
             odd: Mutex::default(),
         })
     }
@@ -102,29 +124,37 @@ impl Reception {
         &self.exchange
     }
 
+    #[cfg(feature = "axum")]
     pub(crate) fn line(&self) -> &'static Line {
         self.seat.line
     }
 
     /// From here on connections to `port` come to this worker.
     pub(crate) fn open_desk(&self, port: PortId) -> Arc<Desk> {
-        let desk = Arc::new(Desk {
-            port,
-            waiting: Mutex::default(),
-            arrived: Notify::new(),
-            looked_at: AtomicUsize::new(0),
-            open: AtomicUsize::new(0),
-            closed: Notify::new(),
-        });
+        let desk = Arc::new(Desk::new(port));
         self.desks().insert(port, Arc::clone(&desk));
-        self.seat.line.set_accepts(port.0, true);
+        self.set_accepts(port, true);
         desk
+    }
+
+    /// From here on connections go elsewhere, until the result is dropped.
+    pub(crate) fn pause(&self, desk: &Arc<Desk>) -> Paused<'_> {
+        if desk.pauses.fetch_add(1, Ordering::Relaxed) == 0 {
+            self.set_accepts(desk.port, false);
+        }
+        Paused { reception: self, desk: Arc::clone(desk) }
+    }
+
+    /// Shows it to everybody. The primary has to see it even if all workers sleep by then.
+    fn set_accepts(&self, port: PortId, accepts: bool) {
+        self.seat.line.set_accepts(port.0, accepts);
+        crate::worker::ring();
     }
 
     /// From here on they go elsewhere, those that wait already among them.
     pub(crate) fn close_desk(&self, desk: &Arc<Desk>) {
-        self.seat.line.set_accepts(desk.port.0, false);
         self.desks().remove(&desk.port);
+        self.set_accepts(desk.port, false);
         self.offer(Arc::clone(desk));
     }
 
@@ -163,15 +193,28 @@ impl Reception {
     pub(crate) async fn receive(&self) -> io::Result<()> {
         let take = |mailbox: &OwnedFd| {
             if self.has_room_for_a_letter() {
-                return mailbox::receive(mailbox.as_fd()).map(Some);
+                let letter = mailbox::receive(mailbox.as_fd());
+                if letter.as_ref().is_err_and(|error| error.kind() == io::ErrorKind::WouldBlock) {
+                    // All that was promised has come.
+                    self.settle();
+                }
+                return letter.map(Some);
             }
             // Only whether there is one.
             recv(mailbox.as_raw_fd(), &mut [], MsgFlags::MSG_PEEK | MsgFlags::MSG_DONTWAIT)?;
             Ok(None)
         };
+        if self.is_cut_off.load(Ordering::Relaxed) {
+            return pending().await;
+        }
         let letter = match self.mailbox.async_io(Interest::READABLE, take).await {
             Ok(Some(letter)) => letter,
             Ok(None) => return Err(Errno::EMFILE.into()),
+            Err(error) if error.kind() == io::ErrorKind::UnexpectedEof => {
+                tracing::error!("another worker has shut down the mailbox: nothing can be handed to this one any more");
+                self.is_cut_off.store(true, Ordering::Relaxed);
+                return Ok(());
+            }
             Err(error) => {
                 tracing::error!(%error, "cannot read what was handed over");
                 return Ok(());
@@ -182,7 +225,7 @@ impl Reception {
         let desk = self.desks().get(&port).map(Arc::clone);
         let is_here = desk.is_some();
         // Nobody here listens on it any more; somebody else may.
-        let desk = desk.unwrap_or_else(|| Arc::new(Desk::nobodys(port)));
+        let desk = desk.unwrap_or_else(|| Arc::new(Desk::new(port)));
         for connection in letter.connections {
             if !is_counted {
                 self.seat.line.open();
@@ -236,7 +279,6 @@ impl Reception {
             }
         };
         let is_all_sent = self.hand_over(desk, outgoing);
-        self.settle();
         match outcome {
             Err(error) if error.kind() == io::ErrorKind::WouldBlock && !is_all_sent => Ok(None),
             outcome => outcome,
@@ -253,8 +295,11 @@ impl Reception {
     pub(crate) fn pass_on(&self, desk: &Arc<Desk>) {
         let mut outgoing = Outgoing::default();
         let mut rest = VecDeque::new();
+        let is_by_head = self.exchange.dispatch().head_key().is_some();
         for arrival in std::mem::take(&mut *desk.waiting()) {
-            match self.exchange.place(None, desk.port, Client::At(&arrival.connection.client)) {
+            // Where it belongs was looked up and is here, which cannot have it.
+            let client = if is_by_head { Client::Unknown } else { Client::At(&arrival.connection.client) };
+            match self.exchange.place(None, desk.port, client) {
                 Choice::There { slot, counted_by } if slot != self.seat.slot => {
                     outgoing.push(slot, counted_by, arrival.connection);
                 }
@@ -266,15 +311,13 @@ impl Reception {
             }
         }
         desk.waiting().extend(rest);
-        self.seat.line.count_handed_over(outgoing.len());
-        for connection in self.exchange.send(desk.port, false, outgoing) {
-            desk.push(self.take_in(desk, connection));
-        }
+        _ = self.hand_over(desk, outgoing);
     }
 
     /// Takes no promises any more, as this worker is on its way out.
     pub(crate) fn leave(&self) {
         self.seat.line.take_no_more();
+        crate::worker::ring();
     }
 
     /// Whether everything that was promised to this worker has come.
@@ -347,23 +390,24 @@ impl Reception {
         Arrival { connection, held }
     }
 
-    /// Puts right what a worker that died between a promise and the hand-over has left behind.
+    /// Puts right what a worker that died between a promise and the hand-over has left behind. To be called when the mailbox is
+    /// empty: so what is counted and not here is lost, or on its way at this very moment.
     fn settle(&self) {
-        let opened = self.seat.line.opened();
-        let held = self.streams.alive();
+        let excess =
+            self.seat.line.opened().count().saturating_sub(self.streams.alive().try_into().unwrap_or(u32::MAX));
         let mut odd = self.odd.lock().unwrap_or_else(PoisonError::into_inner);
-        if opened.count() as usize == held {
+        if excess == 0 {
             *odd = None;
             return;
         }
         let now = board::now();
-        match *odd {
-            Some((since, at)) if since == opened => {
-                if Duration::from_nanos(now - at) > BROKEN_PROMISE {
-                    self.seat.line.correct(opened, held.try_into().unwrap_or(u32::MAX));
-                }
-            }
-            _ => *odd = Some((opened, now)),
+        let Odd { since, least } = *odd.get_or_insert(Odd { since: now, least: excess });
+        let least = least.min(excess);
+        if Duration::from_nanos(now - since) > BROKEN_PROMISE {
+            self.seat.line.correct(least);
+            *odd = None;
+        } else {
+            *odd = Some(Odd { since, least });
         }
     }
 
@@ -373,8 +417,7 @@ impl Reception {
 }
 
 impl Desk {
-    /// For what came for a listener that is gone.
-    fn nobodys(port: PortId) -> Self {
+    fn new(port: PortId) -> Self {
         Self {
             port,
             waiting: Mutex::default(),
@@ -382,6 +425,7 @@ impl Desk {
             looked_at: AtomicUsize::new(0),
             open: AtomicUsize::new(0),
             closed: Notify::new(),
+            pauses: AtomicUsize::new(0),
         }
     }
 
@@ -397,6 +441,11 @@ impl Desk {
     /// Waits for a sign that something may wait here.
     pub(crate) async fn arrived(&self) {
         self.arrived.notified().await;
+    }
+
+    /// Whether one more connection may have its first bytes looked at.
+    pub(crate) fn may_look(&self) -> bool {
+        self.looked_at.load(Ordering::Relaxed) < MOST_LOOKED_AT
     }
 
     /// Whether connections are on their way to it.
@@ -442,6 +491,16 @@ impl Desk {
 
     fn waiting(&self) -> MutexGuard<'_, VecDeque<Arrival>> {
         self.waiting.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Drop for Paused<'_> {
+    fn drop(&mut self) {
+        let is_listening =
+            self.reception.desks().get(&self.desk.port).is_some_and(|desk| Arc::ptr_eq(desk, &self.desk));
+        if self.desk.pauses.fetch_sub(1, Ordering::Relaxed) == 1 && is_listening {
+            self.reception.set_accepts(self.desk.port, true);
+        }
     }
 }
 

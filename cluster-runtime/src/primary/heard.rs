@@ -42,12 +42,15 @@ impl Shell {
 
     /// Tells off a worker that broke the protocol on one of its lanes.
     pub(super) fn misbehaved(&mut self, worker: WorkerId, text: &str) -> Option<supervisor::Event> {
+        self.give_up_on(worker, format_args!("broke the protocol and is killed: {text}"))
+    }
+
+    fn give_up_on(&mut self, worker: WorkerId, text: std::fmt::Arguments<'_>) -> Option<supervisor::Event> {
         let member = self.fleet.get(&worker)?;
         // What it still says before it is gone is as wrong as what it has said.
         if self.state_of(worker) == Some(State::Killed) {
             return None;
         }
-        let text = format_args!("broke the protocol and is killed: {text}");
         self.reporter.worker(Level::ERROR, member.identity, Some(member.pid), text);
         Some(supervisor::Event::Misbehaved(worker))
     }
@@ -91,11 +94,15 @@ impl Shell {
         self.check_sent(worker, &sent)
     }
 
-    /// A worker that does not read a handful of small packets will not read more either. One that is gone is reaped soon.
+    /// A worker that does not read a handful of small packets will not read more either, and one that cannot be told what it needs
+    /// would wait for it until its start timeout. One that is gone is reaped soon.
     fn check_sent(&mut self, worker: WorkerId, sent: &io::Result<()>) -> Option<supervisor::Event> {
         match sent {
             Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
                 self.misbehaved(worker, "it does not read its control lane")
+            }
+            Err(error) if !matches!(error.kind(), io::ErrorKind::BrokenPipe | io::ErrorKind::ConnectionReset) => {
+                self.give_up_on(worker, format_args!("cannot be told what it needs and is killed: {error}"))
             }
             Ok(()) | Err(_) => None,
         }

@@ -2,7 +2,7 @@
 //!
 //! - `signals`, `spawn`, `watch`, `strangers`: what comes from the kernel.
 //! - `heard`: what workers say, and what they are answered.
-//! - `ports`: the sockets and mailboxes of all, and what waits in those of a worker that is missing or stuck.
+//! - `ports`, `tend`: the sockets and mailboxes of all, and what waits in those of a worker that is missing or stuck.
 //! - `told`: what the operator is told.
 //! - `function`, `handle`, `event`, `roster`: the user's primary function on a thread of its own, and what it sees.
 
@@ -15,6 +15,7 @@ mod roster;
 mod signals;
 mod spawn;
 mod strangers;
+mod tend;
 mod told;
 mod watch;
 
@@ -183,6 +184,7 @@ impl Shell {
         let mut outcome = self.step(supervisor::Event::Start);
         self.publish();
         while outcome.is_none() {
+            self.ports.look_if_overdue();
             let deadline = self.supervisor.next_deadline().map(|deadline| deadline + self.stalled);
             // What has happened comes before what is due: a worker that was ready in time must be heard in time.
             let event = tokio::select! {
@@ -316,6 +318,10 @@ impl Shell {
     }
 
     fn drain(&mut self, worker: WorkerId, grace: Duration, last: bool) {
+        if last {
+            // Nobody else serves, and nobody will.
+            self.ports.stop(&self.manned());
+        }
         if let Some(member) = self.fleet.get_mut(&worker) {
             member.drains_last |= last;
             // One that cannot hear it is ended by its deadline.
@@ -345,7 +351,7 @@ impl Shell {
         if self.ports.is_stopping() {
             // Who connects there must be refused, not kept waiting.
             let manned = self.manned();
-            self.ports.close_slots((0..self.settings.workers).filter(|slot| !manned.contains(slot)));
+            self.ports.abandon((0..self.settings.workers).filter(|slot| !manned.contains(slot)));
         }
     }
 

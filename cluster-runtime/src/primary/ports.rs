@@ -1,7 +1,7 @@
 //! The primary's part in the ports: it keeps the sockets and the mailboxes, and serves what nobody else serves now.
 //!
 //! A slot whose worker is missing or stuck is *excluded*: the kernel gives it no new connections, and what waits in its queue and in
-//! its mailbox is handed to others until it is back. Who is stuck shows on the board. While all workers sleep, nobody looks; the
+//! its mailbox is handed to others (by `tend`) until it is back. Who is stuck shows on the board. While all workers sleep, nobody looks; the
 //! first one that wakes up rings the bell.
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -13,15 +13,15 @@ use std::time::{Duration, Instant};
 use nix::sys::eventfd::{EfdFlags, EventFd};
 use tokio::io::Interest;
 use tokio::io::unix::AsyncFd;
-use tokio::sync::oneshot;
-use tokio::time::{sleep, sleep_until};
+use tokio::time::sleep_until;
 
+use super::tend::{Source, Tended, Waiting, sweep};
 use crate::WorkerId;
 use crate::board::{self, Board};
 use crate::control::{Control, Granted, ToWorker};
-use crate::listen::exchange::{Choice, Client, Exchange, Outgoing};
+use crate::listen::exchange::{BUSY, Exchange};
 use crate::listen::inherited::InheritedSockets;
-use crate::listen::mailbox::{self, BATCH, Connection, Mailboxes};
+use crate::listen::mailbox::{self, Mailboxes};
 use crate::listen::place::{Dispatch, Readiness};
 use crate::listen::registry::Registry;
 use crate::listen::{Address, PortId, PortRequest};
@@ -29,6 +29,9 @@ use crate::os;
 
 /// How often the primary looks after the workers while one of them is awake.
 const LOOK: Duration = Duration::from_millis(2);
+/// A worker that has been at one thing for so long gets no new connections from the kernel; what comes sooner is handed to others one
+/// by one, which is cheaper than to tell the kernel of every pause.
+const STUCK: Duration = Duration::from_millis(20);
 /// Mailboxes in one packet of the control lane.
 const MAILBOXES_AT_ONCE: usize = 250;
 
@@ -47,17 +50,6 @@ pub(super) struct Ports {
     next_look: Option<Instant>,
     is_stopping: bool,
 }
-
-/// Where connections wait that the primary may hand to others.
-#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-enum Source {
-    Shard(PortId, usize),
-    Shared(PortId),
-    Mailbox(usize),
-}
-
-/// A task that does so, until this is dropped.
-struct Tended(#[expect(dead_code, reason = "dropping it is the message")] oneshot::Sender<()>);
 
 impl Ports {
     /// Must be called inside the runtime.
@@ -141,33 +133,21 @@ impl Ports {
         }
     }
 
+    /// Looks if it is long due: for a loop that has so much else to do that [`is_due`](Self::is_due) never has its turn.
+    pub(super) fn look_if_overdue(&mut self) {
+        if self.next_look.is_some_and(|time| time <= Instant::now()) {
+            self.look();
+        }
+    }
+
     /// Looks who serves and who does not, and sees to it that somebody serves everything.
     pub(super) fn look(&mut self) {
         if self.is_stopping {
             self.next_look = None;
-            return self.exclude_nobody();
+            return;
         }
         self.board.set_watching(true);
-        let now = board::now();
-        let mut sources = BTreeSet::new();
-        for port in self.registry.streams().collect::<Vec<_>>() {
-            let states: Vec<_> = (0..self.slots()).map(|slot| self.exchange.readiness(slot, port, now)).collect();
-            let excluded = self.exchange.dispatch().excluded(&states);
-            let is_served = states.iter().any(|state| matches!(state, Readiness::Ready | Readiness::Busy));
-            if is_served {
-                sources.extend(excluded.iter().map(|slot| Source::Shard(port, *slot)));
-                let dispatch = self.exchange.dispatch();
-                let redirected = excluded.iter().filter(|slot| dispatch.may_redirect(states[**slot]));
-                sources.extend(redirected.map(|slot| Source::Mailbox(*slot)));
-                sources.insert(Source::Shared(port));
-            }
-            self.registry.exclude(port, excluded);
-        }
-        for port in self.registry.datagrams().collect::<Vec<_>>() {
-            // Datagrams cannot be handed over, so they are kept for whoever comes soon.
-            let vacant = (0..self.slots()).filter(|slot| !self.board.slot(*slot).is_manned()).collect::<BTreeSet<_>>();
-            self.registry.exclude(port, if vacant.len() < self.slots() { vacant } else { BTreeSet::new() });
-        }
+        let sources = self.exclude_who_does_not_serve();
         self.tend(&sources);
         self.next_look = self.is_anyone_awake().then(|| Instant::now() + LOOK);
         if self.next_look.is_none() {
@@ -180,31 +160,37 @@ impl Ports {
         }
     }
 
-    /// The cluster stops: what waits where nobody will look is given to those that still serve.
+    /// The cluster stops: what waits where nobody will look is given to those that still serve. `manned` are the slots that have a
+    /// process.
     pub(super) fn stop(&mut self, manned: &BTreeSet<usize>) {
+        if self.is_stopping {
+            return;
+        }
         self.look();
         let unmanned: Vec<_> = (0..self.slots()).filter(|slot| !manned.contains(slot)).collect();
-        for slot in &unmanned {
-            let shards = self.registry.streams().map(|port| Source::Shard(port, *slot));
-            for source in shards.chain([Source::Mailbox(*slot)]).collect::<Vec<_>>() {
-                if let Some(fd) = self.source(source) {
-                    sweep(fd, source, &self.exchange);
-                }
-            }
-        }
+        let mut orphaned: BTreeSet<_> = self.tended.keys().copied().collect();
+        orphaned.extend(unmanned.iter().flat_map(|slot| self.sources_of(*slot)));
+        orphaned.iter().for_each(|source| self.sweep(*source));
+        let unserved = self.unserved_shards();
         self.is_stopping = true;
-        self.exclude_nobody();
+        self.board.stop();
+        self.tended.clear();
         self.registry.stop_steering();
-        self.close_slots(unmanned);
+        unserved.into_iter().for_each(|(port, slot)| self.registry.close(slot, port));
+        unmanned.into_iter().for_each(|slot| self.registry.close_slot(slot));
     }
 
     pub(super) const fn is_stopping(&self) -> bool {
         self.is_stopping
     }
 
-    /// Nobody will ever serve these slots again.
-    pub(super) fn close_slots(&mut self, slots: impl IntoIterator<Item = usize>) {
-        slots.into_iter().for_each(|slot| self.registry.close_slot(slot));
+    /// Nobody will ever serve these slots again: what waits there is for those that still look into their mailboxes, and who
+    /// connects from now on is refused.
+    pub(super) fn abandon(&mut self, slots: impl IntoIterator<Item = usize>) {
+        for slot in slots {
+            self.sources_of(slot).into_iter().for_each(|source| self.sweep(source));
+            self.registry.close_slot(slot);
+        }
     }
 
     /// The worker of `slot`, which is the last one there, has emptied the queue of `port`.
@@ -217,32 +203,84 @@ impl Ports {
         self.mailboxes.len()
     }
 
-    fn exclude_nobody(&mut self) {
-        self.tended.clear();
-    }
-
     fn is_anyone_awake(&self) -> bool {
         (0..self.slots()).any(|slot| self.board.slot(slot).is_awake())
     }
 
+    /// Lets the kernel pass over the slots that should get nothing now; returns what others must serve meanwhile.
+    fn exclude_who_does_not_serve(&mut self) -> BTreeSet<Source> {
+        let now = board::now();
+        let mut sources = BTreeSet::new();
+        let exchange = Arc::clone(&self.exchange);
+        let dispatch = exchange.dispatch();
+        for port in self.registry.streams().collect::<Vec<_>>() {
+            let states =
+                |busy| (0..self.slots()).map(|slot| exchange.readiness(slot, port, now, busy)).collect::<Vec<_>>();
+            let at_once = states(BUSY);
+            if at_once.iter().any(|state| matches!(state, Readiness::Ready | Readiness::Busy)) {
+                let excluded = dispatch.excluded(&at_once);
+                sources.extend(excluded.iter().map(|slot| Source::Shard(port, *slot)));
+                // A mailbox is for all ports: as long as its worker looks into it, others must not.
+                let is_left = |slot: &&usize| dispatch.may_redirect(at_once[**slot]) && !exchange.is_ready(**slot, now);
+                sources.extend(excluded.iter().filter(is_left).map(|slot| Source::Mailbox(*slot)));
+                sources.insert(Source::Shared(port));
+            }
+            self.registry.exclude(port, dispatch.excluded(&states(STUCK)));
+        }
+        for port in self.registry.datagrams().collect::<Vec<_>>() {
+            // Datagrams cannot be handed over, so they are kept for whoever comes soon.
+            let vacant = (0..self.slots()).filter(|slot| !self.board.slot(*slot).is_manned()).collect::<BTreeSet<_>>();
+            self.registry.exclude(port, if vacant.len() < self.slots() { vacant } else { BTreeSet::new() });
+        }
+        sources
+    }
+
     /// Starts and ends tasks so that just these sources are tended.
     fn tend(&mut self, sources: &BTreeSet<Source>) {
-        self.tended.retain(|source, _| sources.contains(source));
+        self.tended.retain(|source, tended| sources.contains(source) && !tended.has_ended());
         for source in sources {
             if self.tended.contains_key(source) {
                 continue;
             }
             let Some(fd) = self.source(*source) else { continue };
-            let registered = fd.try_clone_to_owned().and_then(|fd| os::register(fd, Interest::READABLE));
-            match registered {
-                Ok(fd) => {
-                    let (sender, stopped) = oneshot::channel();
-                    tokio::spawn(tend(fd, *source, Arc::clone(&self.exchange), stopped));
-                    self.tended.insert(*source, Tended(sender));
-                }
+            match Tended::start(fd, *source, &self.exchange) {
+                Ok(tended) => _ = self.tended.insert(*source, tended),
                 Err(error) => tracing::warn!(%error, "cannot look after a queue that nobody serves"),
             }
         }
+    }
+
+    /// Everything where connections may wait for the worker of `slot`.
+    fn sources_of(&self, slot: usize) -> Vec<Source> {
+        self.registry.streams().map(|port| Source::Shard(port, slot)).chain([Source::Mailbox(slot)]).collect()
+    }
+
+    /// The shards whose slots have no worker that takes connections from them, or will.
+    fn unserved_shards(&self) -> Vec<(PortId, usize)> {
+        let now = board::now();
+        let all = self.registry.streams().flat_map(|port| (0..self.slots()).map(move |slot| (port, slot)));
+        all.filter(|(port, slot)| self.exchange.readiness(*slot, *port, now, BUSY) == Readiness::Vacant).collect()
+    }
+
+    /// Hands over what waits there now. What nobody can take goes into the mailbox of somebody who still looks; if there is nobody,
+    /// it is closed.
+    fn sweep(&self, source: Source) {
+        let Some(fd) = self.source(source) else { return };
+        for Waiting { port, connections } in sweep(fd, source, &self.exchange) {
+            let looks = |slot: &usize| {
+                source.slot() != Some(*slot) && self.board.slot(*slot).is_manned() && self.has_queue(port, *slot)
+            };
+            let Some(slot) = (0..self.slots()).find(looks) else { continue };
+            let lost = self.exchange.post(slot, self.exchange.uncounted(port), connections).len();
+            if lost > 0 {
+                tracing::error!(lost, "connections are lost: nobody can take them over");
+            }
+        }
+    }
+
+    /// Whether the worker of `slot`, if there is one, has not emptied its queue for good.
+    fn has_queue(&self, port: PortId, slot: usize) -> bool {
+        self.registry.shard(port, slot).or(self.registry.shared(port)).is_some()
     }
 
     fn source(&self, source: Source) -> Option<BorrowedFd<'_>> {
@@ -252,124 +290,4 @@ impl Ports {
             Source::Mailbox(slot) => self.mailboxes.get(slot).map(OwnedFd::as_fd),
         }
     }
-}
-
-/// What could not be handed over yet.
-struct Waiting {
-    port: PortId,
-    connections: Vec<Connection>,
-}
-
-/// The longest pause between two attempts to hand something over, while everybody is busy.
-const LONGEST_PAUSE: Duration = Duration::from_millis(50);
-/// How long a connection that is accepted already is offered to others when this is no longer our business.
-const LAST_OFFER: Duration = Duration::from_secs(5);
-
-/// Hands what comes from `source` to whoever serves, until it is stopped.
-async fn tend(fd: AsyncFd<OwnedFd>, source: Source, exchange: Arc<Exchange>, mut stopped: oneshot::Receiver<()>) {
-    let mut pause = Duration::from_millis(1);
-    loop {
-        let readable = tokio::select! {
-            biased;
-            _ = &mut stopped => return,
-            readable = fd.readable() => readable,
-        };
-        let Ok(mut readable) = readable else { return };
-        let is_free = |port| matches!(source, Source::Mailbox(_)) || has_ready(&exchange, port);
-        let port = match source {
-            Source::Shard(port, _) | Source::Shared(port) => port,
-            Source::Mailbox(_) => PortId(0),
-        };
-        if !is_free(port) {
-            // Better in the kernel's queue than in ours.
-            tokio::select! {
-                biased;
-                _ = &mut stopped => return,
-                () = sleep(pause) => pause = (pause * 2).min(LONGEST_PAUSE),
-            }
-            continue;
-        }
-        pause = Duration::from_millis(1);
-        let taken = match take(fd.get_ref().as_fd(), source, &exchange) {
-            Ok(taken) => taken,
-            Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
-                readable.clear_ready();
-                continue;
-            }
-            Err(error) => {
-                tracing::warn!(%error, "cannot take connections over; trying again until it works");
-                sleep(LONGEST_PAUSE).await;
-                continue;
-            }
-        };
-        let mut waiting = hand_over(taken, &exchange);
-        let mut deadline = None;
-        while !waiting.connections.is_empty() {
-            let is_stopped = !matches!(stopped.try_recv(), Err(oneshot::error::TryRecvError::Empty));
-            let until = *deadline.get_or_insert(Instant::now() + LAST_OFFER);
-            if is_stopped && Instant::now() > until {
-                let lost = waiting.connections.len();
-                return tracing::error!(lost, "connections are lost: nobody can take them over");
-            }
-            sleep(Duration::from_millis(1)).await;
-            waiting = hand_over(waiting, &exchange);
-        }
-        tokio::task::yield_now().await;
-    }
-}
-
-/// Hands over what waits now; what nobody can take is closed.
-fn sweep(fd: BorrowedFd<'_>, source: Source, exchange: &Exchange) {
-    while let Ok(taken) = take(fd, source, exchange) {
-        hand_over(taken, exchange);
-    }
-}
-
-/// Takes up to a batch of connections.
-///
-/// # Errors
-/// `WouldBlock` if there is none.
-fn take(fd: BorrowedFd<'_>, source: Source, exchange: &Exchange) -> io::Result<Waiting> {
-    let port = match source {
-        Source::Shard(port, _) | Source::Shared(port) => port,
-        Source::Mailbox(slot) => {
-            let letter = mailbox::receive(fd)?;
-            for _ in &letter.connections {
-                exchange.withdraw(slot, letter.counted_by());
-            }
-            return Ok(Waiting { port: letter.cover.port, connections: letter.connections });
-        }
-    };
-    let mut connections = Vec::new();
-    while connections.len() < BATCH {
-        match os::accept(fd) {
-            Ok((fd, client)) => connections.push(Connection { fd, client: Address::of_stream(&client) }),
-            Err(error) if crate::listen::is_about_one_connection(&error) => {}
-            Err(_) if !connections.is_empty() => break,
-            Err(error) => return Err(error),
-        }
-    }
-    Ok(Waiting { port, connections })
-}
-
-/// Returns what nobody can take now.
-fn hand_over(waiting: Waiting, exchange: &Exchange) -> Waiting {
-    let Waiting { port, connections } = waiting;
-    let mut outgoing = Outgoing::default();
-    let mut left = Vec::new();
-    let is_unplaced = exchange.dispatch().head_key().is_some();
-    for connection in connections {
-        let client = if is_unplaced { Client::Unknown } else { Client::At(&connection.client) };
-        match exchange.place(None, port, client) {
-            Choice::There { slot, counted_by } => outgoing.push(slot, counted_by, connection),
-            Choice::Here | Choice::Undecided => left.push(connection),
-        }
-    }
-    left.extend(exchange.send(port, is_unplaced, outgoing));
-    Waiting { port, connections: left }
-}
-
-fn has_ready(exchange: &Exchange, port: PortId) -> bool {
-    let now = board::now();
-    (0..exchange.mailboxes().len()).any(|slot| exchange.readiness(slot, port, now) == Readiness::Ready)
 }

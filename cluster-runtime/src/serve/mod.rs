@@ -3,6 +3,7 @@
 mod connection;
 
 use std::error::Error as StdError;
+use std::pin::pin;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -22,7 +23,8 @@ use crate::worker::{Process, cut};
 /// defaults.
 ///
 /// `app` is any tower service, such as an axum `Router` (as it is: without `into_make_service…`); HTTP/1 and HTTP/2 are spoken as
-/// the client wishes. Handlers get the client's address as `ConnectInfo<SocketAddr>`. Returns once the worker has drained.
+/// the client wishes. Handlers get the client's address as [`Address`](crate::Address), and on TCP as `ConnectInfo<SocketAddr>`, on a
+/// Unix socket as `ConnectInfo<Address>`. Returns once the worker has drained.
 ///
 /// ```no_run
 /// use axum::{Router, extract::ConnectInfo, routing::get};
@@ -140,10 +142,13 @@ impl Http {
         B: Body<Data: Send, Error: Into<BoxError>> + Send + 'static,
     {
         let builder = Arc::new(auto::Builder::new(TokioExecutor::new()));
+        // Not begun anew whenever a connection ends: the last look into the queue has to be long enough.
+        let mut accepting = pin!(listener.accept());
         loop {
             tokio::select! {
-                accepted = listener.accept() => match accepted {
+                accepted = accepting.as_mut() => match accepted {
                     Ok((stream, peer)) => {
+                        accepting.set(listener.accept());
                         let serving = connection::serve(Arc::clone(&builder), self.header_timeout, stream, peer, app.clone());
                         connections.spawn(serving);
                     }

@@ -17,6 +17,7 @@ use std::time::Duration;
 use tokio::runtime::{Builder, Runtime};
 
 pub(crate) use process::{Claim, Phase, Process, cut, draining};
+pub(crate) use pulse::ring;
 
 use crate::board::{Board, Tag};
 use crate::boot::Inheritance;

@@ -58,6 +58,13 @@ fn are_all_awake() -> bool {
     AWAKE.load(Ordering::SeqCst) >= THREADS.load(Ordering::Relaxed)
 }
 
+/// Has the primary look at the board, whatever it is doing.
+pub(crate) fn ring() {
+    if let Some(pulse) = PULSE.get() {
+        pulse.ring();
+    }
+}
+
 impl Pulse {
     fn show(&self) {
         loop {
@@ -78,8 +85,12 @@ impl Pulse {
     fn wake(&self) {
         self.line.wake();
         if self.board.must_ring() {
-            // A bell that rings already cannot ring more.
-            _ = nix::unistd::write(&self.bell, &1_u64.to_ne_bytes());
+            self.ring();
         }
+    }
+
+    fn ring(&self) {
+        // A bell that rings already cannot ring more.
+        _ = nix::unistd::write(&self.bell, &1_u64.to_ne_bytes());
     }
 }

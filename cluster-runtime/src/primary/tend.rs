@@ -1,0 +1,231 @@
+//! Hands what waits in one queue that nobody serves, or that is the primary's to serve, to whoever serves.
+
+use std::io;
+use std::os::fd::{AsFd as _, BorrowedFd, OwnedFd};
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::io::Interest;
+use tokio::io::unix::AsyncFd;
+use tokio::sync::oneshot::{self, error::TryRecvError};
+use tokio::task::JoinHandle;
+use tokio::time::{sleep, timeout};
+
+use crate::board;
+use crate::listen::exchange::{BUSY, Choice, Client, Exchange, Outgoing};
+use crate::listen::mailbox::{self, BATCH, Connection};
+use crate::listen::place::Readiness;
+use crate::listen::{Address, PortId, is_about_one_connection};
+use crate::os;
+
+/// Where connections wait that the primary may hand to others.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) enum Source {
+    Shard(PortId, usize),
+    Shared(PortId),
+    Mailbox(usize),
+}
+
+impl Source {
+    /// The slot that it is the queue of, where it is one's.
+    pub(super) const fn slot(self) -> Option<usize> {
+        match self {
+            Self::Shard(_, slot) | Self::Mailbox(slot) => Some(slot),
+            Self::Shared(_) => None,
+        }
+    }
+}
+
+/// A task that looks after a source, until this is dropped. What it holds then it still hands over.
+pub(super) struct Tended {
+    task: JoinHandle<()>,
+    _dropped_to_stop: oneshot::Sender<()>,
+}
+
+impl Tended {
+    /// Must be called inside the runtime.
+    pub(super) fn start(fd: BorrowedFd<'_>, source: Source, exchange: &Arc<Exchange>) -> io::Result<Self> {
+        let fd = os::register(fd.try_clone_to_owned()?, Interest::READABLE)?;
+        let (sender, stopped) = oneshot::channel();
+        let task = tokio::spawn(tend(fd, source, Arc::clone(exchange), Stop(stopped)));
+        Ok(Self { task, _dropped_to_stop: sender })
+    }
+
+    pub(super) fn has_ended(&self) -> bool {
+        self.task.is_finished()
+    }
+}
+
+/// Connections to one port that are taken and not handed over.
+pub(super) struct Waiting {
+    pub(super) port: PortId,
+    pub(super) connections: Vec<Connection>,
+}
+
+/// Batches that are swept out of one source at most: more than a queue holds.
+const MOST_SWEPT: usize = 4096;
+
+/// Hands over what waits in `source` now; returns what nobody can take.
+pub(super) fn sweep(fd: BorrowedFd<'_>, source: Source, exchange: &Exchange) -> Vec<Waiting> {
+    let mut left = Vec::new();
+    for _ in 0..MOST_SWEPT {
+        match take(fd, source, exchange) {
+            Ok(taken) => left.push(hand_over(taken, exchange)),
+            // A letter that makes no sense does not hide those behind it.
+            Err(error) if error.kind() == io::ErrorKind::InvalidData => {}
+            Err(_) => break,
+        }
+    }
+    left.retain(|waiting| !waiting.connections.is_empty());
+    left
+}
+
+/// How long a connection waits in its queue for a worker that is free, before one that is busy has to do.
+const PATIENCE: Duration = Duration::from_millis(10);
+const SHORTEST_PAUSE: Duration = Duration::from_millis(1);
+const LONGEST_PAUSE: Duration = Duration::from_millis(50);
+
+/// Hands over what comes, until it is stopped.
+async fn tend(fd: AsyncFd<OwnedFd>, source: Source, exchange: Arc<Exchange>, mut stop: Stop) {
+    let mut pause = SHORTEST_PAUSE;
+    let mut waited = Duration::ZERO;
+    let mut is_failing = false;
+    loop {
+        let readable = tokio::select! {
+            biased;
+            () = stop.wait() => return,
+            readable = fd.readable() => readable,
+        };
+        let Ok(mut readable) = readable else { return };
+        if source.has_taker(&exchange) {
+            waited = Duration::ZERO;
+        } else if waited < PATIENCE {
+            // Better in the kernel's queue than in ours.
+            waited += SHORTEST_PAUSE;
+            stop.wait_at_most(SHORTEST_PAUSE).await;
+            continue;
+        }
+        let taken = match take(fd.get_ref().as_fd(), source, &exchange) {
+            Ok(taken) => taken,
+            Err(error) => match error.kind() {
+                io::ErrorKind::WouldBlock => {
+                    is_failing = false;
+                    readable.clear_ready();
+                    continue;
+                }
+                // Somebody has shut the mailbox down: nothing will ever come.
+                io::ErrorKind::UnexpectedEof => return stop.wait().await,
+                _ => {
+                    if !std::mem::replace(&mut is_failing, true) {
+                        tracing::warn!(%error, "cannot take connections over; trying again until it works");
+                    }
+                    stop.wait_at_most(LONGEST_PAUSE).await;
+                    continue;
+                }
+            },
+        };
+        let left = hand_over(taken, &exchange);
+        if left.connections.is_empty() {
+            pause = SHORTEST_PAUSE;
+            tokio::task::yield_now().await;
+        } else {
+            put_back(left, source, &exchange).await;
+            stop.wait_at_most(pause).await;
+            pause = (pause * 2).min(LONGEST_PAUSE);
+        }
+    }
+}
+
+impl Source {
+    /// Whether somebody can take what waits there.
+    fn has_taker(self, exchange: &Exchange) -> bool {
+        let now = board::now();
+        let is_ready = |port, slot| exchange.readiness(slot, port, now, BUSY) == Readiness::Ready;
+        match self {
+            Self::Shard(port, _) | Self::Shared(port) => {
+                (0..exchange.mailboxes().len()).any(|slot| is_ready(port, slot))
+            }
+            // It may be for any port.
+            Self::Mailbox(_) => true,
+        }
+    }
+}
+
+/// Into a mailbox, as nobody can take it now: there it outlives whatever becomes of this task.
+async fn put_back(waiting: Waiting, source: Source, exchange: &Exchange) {
+    let Waiting { port, mut connections } = waiting;
+    let slot = source.slot().unwrap_or_else(|| exchange.some_manned());
+    let mut pause = SHORTEST_PAUSE;
+    loop {
+        connections = exchange.post(slot, exchange.uncounted(port), connections);
+        if connections.is_empty() {
+            return;
+        }
+        // It is full.
+        sleep(pause).await;
+        pause = (pause * 2).min(LONGEST_PAUSE);
+        connections = hand_over(Waiting { port, connections }, exchange).connections;
+    }
+}
+
+/// Takes up to a batch of connections.
+///
+/// # Errors
+/// `WouldBlock` if there is none.
+fn take(fd: BorrowedFd<'_>, source: Source, exchange: &Exchange) -> io::Result<Waiting> {
+    let port = match source {
+        Source::Shard(port, _) | Source::Shared(port) => port,
+        Source::Mailbox(slot) => {
+            let letter = mailbox::receive(fd)?;
+            for _ in &letter.connections {
+                exchange.withdraw(slot, letter.counted_by());
+            }
+            return Ok(Waiting { port: letter.cover.port, connections: letter.connections });
+        }
+    };
+    // The open file is shared with workers, and an inherited one with others: who of them makes it block must not stop us.
+    os::set_nonblocking(fd)?;
+    let mut connections = Vec::new();
+    while connections.len() < BATCH {
+        match os::accept(fd) {
+            Ok((fd, client)) => connections.push(Connection { fd, client: Address::of_stream(&client) }),
+            Err(error) if is_about_one_connection(&error) => {}
+            Err(_) if !connections.is_empty() => break,
+            Err(error) => return Err(error),
+        }
+    }
+    Ok(Waiting { port, connections })
+}
+
+/// Returns what nobody can take now.
+fn hand_over(waiting: Waiting, exchange: &Exchange) -> Waiting {
+    let Waiting { port, connections } = waiting;
+    let mut outgoing = Outgoing::default();
+    let mut left = Vec::new();
+    let is_unplaced = exchange.dispatch().head_key().is_some();
+    for connection in connections {
+        let client = if is_unplaced { Client::Unknown } else { Client::At(&connection.client) };
+        match exchange.place(None, port, client) {
+            Choice::There { slot, counted_by } => outgoing.push(slot, counted_by, connection),
+            Choice::Here | Choice::Undecided => left.push(connection),
+        }
+    }
+    left.extend(exchange.send(port, is_unplaced, outgoing));
+    Waiting { port, connections: left }
+}
+
+/// Tells a task to stop.
+struct Stop(oneshot::Receiver<()>);
+
+impl Stop {
+    /// Waits for the word; once it has come, this never waits again.
+    async fn wait(&mut self) {
+        if matches!(self.0.try_recv(), Err(TryRecvError::Empty)) {
+            _ = (&mut self.0).await;
+        }
+    }
+
+    async fn wait_at_most(&mut self, time: Duration) {
+        _ = timeout(time, self.wait()).await;
+    }
+}
