@@ -12,20 +12,24 @@
 //!
 //! Started by the user, the program becomes the *primary*: it starts itself once more per core, as *workers*, and runs none of
 //! the code above itself. The workers run it, each on a runtime of its own, and share the port. A worker that crashes is
-//! replaced at once, and what waited in its accept queue is served by its replacement. TERM stops gracefully.
+//! replaced at once, and what waited in its accept queue is served by others or by its replacement. TERM stops gracefully.
 //!
 //! ```text
 //!  primary (one process)                                   worker i (one process per slot)
-//!  ┌───────────────────────────────┐   control  (SEQPACKET) ┌────────────────────────────────────┐
-//!  │ main thread: supervisor loop  │◄──────────────────────►│ runtime of the user's main          │
-//!  │   wait → event → step → do    │  hello, listen, ready, │   control task · message task       │
-//!  │   spawns, reaps, signals      │  drain, sockets        │   Listener: accept → serve          │
-//!  ├───────────────────────────────┤   messages (STREAM)    │                                     │
-//!  │ user thread: the primary      │◄──────────────────────►│ Worker<Up, Down>                    │
-//!  │   function, message router    │                        ├─────────────────────────────────────┤
-//!  ├───────────────────────────────┤                        │ guard thread: waits for the         │
-//!  │ holds every listening socket  │                        │   primary's death                   │
-//!  └───────────────────────────────┘                        └─────────────────────────────────────┘
+//!  ┌───────────────────────────────┐   control  (SEQPACKET)  ┌────────────────────────────────────┐
+//!  │ main thread: supervisor loop  │◄───────────────────────►│ runtime of the user's main         │
+//!  │   wait → event → step → do    │  hello, listen, ready,  │   control task · message task      │
+//!  │   spawns, reaps, signals      │  drain, sockets         │   Listener: accept → place →       │
+//!  ├───────────────────────────────┤  messages (STREAM)      │     serve, or hand over            │
+//!  │ user thread: the primary      │◄───────────────────────►│ Worker<Up, Down>                   │
+//!  │   function, message router    │                         │                                    │
+//!  ├───────────────────────────────┤  mailbox (SEQPACKET)    │ Reception: takes in what           │
+//!  │ holds sockets, mailboxes, the │───── connections ──────►│   anybody hands over               │
+//!  │   board; hands on what waits  │                         ├────────────────────────────────────┤
+//!  │   where nobody serves         │                         │ guard thread: waits for the        │
+//!  │                               │                         │   primary's death                  │
+//!  └───────────────────────────────┘                         └────────────────────────────────────┘
+//!       board (shared memory): for each worker its connections, the ports on which it takes more, since when it is busy
 //! ```
 //!
 //! # Where to look
