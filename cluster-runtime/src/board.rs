@@ -50,8 +50,9 @@ pub(crate) struct Line {
     opened: AtomicU64,
     /// The ports, by bit, on which it takes connections.
     ports: AtomicU64,
-    /// When its runtime last found something to do, or 0 while it waits; nanoseconds of the monotonic clock.
-    busy_since: AtomicU64,
+    /// When its runtime last found something to do, in nanoseconds of the monotonic clock, and as the last bit whether it has not come
+    /// to wait since.
+    woken: AtomicU64,
     accepted: AtomicU64,
     handed_over: AtomicU64,
     requests: AtomicU64,
@@ -154,13 +155,16 @@ impl Slot {
         lines.filter(|(_, opened)| !opened.is_closed()).max_by_key(|(_, opened)| opened.tag().0)
     }
 
-    /// Whether any of its workers runs and does not wait for something to do.
-    pub(crate) fn is_awake(&self) -> bool {
-        self.lines.iter().any(|line| line.busy_since.load(Ordering::SeqCst) != 0)
+    /// How long ago one of its workers last had something to do; zero while one has.
+    pub(crate) fn at_rest_for(&self, now: u64) -> Duration {
+        self.lines.iter().map(|line| line.at_rest_for(now)).min().unwrap_or(Duration::MAX)
     }
 }
 
 impl Line {
+    /// The last bit of the time.
+    const AWAKE: u64 = 1;
+
     /// The primary gives the line to a worker that it is about to spawn.
     pub(crate) fn give_to(&self, worker: WorkerId) {
         self.clear();
@@ -169,9 +173,9 @@ impl Line {
 
     /// The primary takes the line of a worker that it has reaped.
     pub(crate) fn clear(&self) {
-        let Self { opened, ports, busy_since, accepted, handed_over, requests } = self;
+        let Self { opened, ports, woken, accepted, handed_over, requests } = self;
         // The owner first: a promise that is being made finds nobody.
-        for word in [opened, ports, busy_since, accepted, handed_over, requests] {
+        for word in [opened, ports, woken, accepted, handed_over, requests] {
             word.store(0, Ordering::Release);
         }
     }
@@ -229,19 +233,27 @@ impl Line {
     /// The runtime has something to do from now on.
     pub(crate) fn wake(&self) {
         // In one order with `Board::must_ring`: either the primary sees this or we see that it does not look.
-        self.busy_since.store(now(), Ordering::SeqCst);
+        self.woken.store(now() | Self::AWAKE, Ordering::SeqCst);
     }
 
     /// The runtime waits for something to do.
     pub(crate) fn rest(&self) {
-        self.busy_since.store(0, Ordering::Release);
+        // Nobody else writes it.
+        self.woken.store(self.woken.load(Ordering::Relaxed) & !Self::AWAKE, Ordering::Release);
     }
 
     /// How long the runtime has been at one thing, if it does not wait.
     pub(crate) fn busy_for(&self, now: u64) -> Duration {
-        match self.busy_since.load(Ordering::Acquire) {
-            0 => Duration::ZERO,
-            since => Duration::from_nanos(now.saturating_sub(since)),
+        match self.woken.load(Ordering::Acquire) {
+            woken if woken & Self::AWAKE != 0 => Duration::from_nanos(now.saturating_sub(woken)),
+            _ => Duration::ZERO,
+        }
+    }
+
+    fn at_rest_for(&self, now: u64) -> Duration {
+        match self.woken.load(Ordering::SeqCst) {
+            woken if woken & Self::AWAKE != 0 => Duration::ZERO,
+            woken => Duration::from_nanos(now.saturating_sub(woken)),
         }
     }
 

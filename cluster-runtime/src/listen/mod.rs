@@ -59,8 +59,8 @@ use reception::{Arrival, Desk};
 /// With port 0 the kernel chooses one, the same for all workers (and each worker's second listener on port 0 shares a second
 /// port). The first listener makes the worker [ready](crate::CurrentWorker::ready).
 ///
-/// The socket belongs to the primary. Connections that wait in it survive the death of the worker: its replacement serves
-/// them. Dropping the `Listener` leaves the port bound; to listen on the address again gives the same socket back.
+/// The socket belongs to the primary. Connections that wait in it survive the death of the worker: others serve them, or its
+/// replacement. Dropping the `Listener` leaves the port bound; to listen on the address again gives the same socket back.
 ///
 /// ```no_run
 /// # async fn echo() -> std::io::Result<()> {
@@ -78,8 +78,8 @@ use reception::{Arrival, Desk};
 ///
 /// # Errors
 /// What the operating system says, with its kind: `AddrInUse` when somebody else has the port (another cluster too) or this
-/// worker listens on it already, `PermissionDenied` for a low port, `NotFound` for an inherited socket that is not there; a retry may work. `InvalidInput` for an address that
-/// cannot be read. `NotConnected` once the worker drains or its primary is gone.
+/// worker listens on it already, `PermissionDenied` for a low port, `NotFound` for an inherited socket that is not there; a retry may
+/// work. `InvalidInput` for an address that cannot be read. `NotConnected` once the worker drains or its primary is gone.
 ///
 /// # Panics
 /// Outside a worker.

@@ -24,7 +24,8 @@ pub enum Dispatch {
     /// otherwise. Busy workers are spared.
     #[default]
     Balanced,
-    /// As the kernel's hash of the two addresses has it: nothing is handed over, except from a slot without a worker.
+    /// As the kernel's hash of the two addresses has it: nothing is handed over, except from a slot without a worker. Where there is
+    /// one socket for all (Unix and inherited ones), by load.
     Kernel,
     /// In turn. The primary accepts every connection and hands it over; busy workers are passed over.
     RoundRobin,
@@ -72,11 +73,11 @@ pub(crate) enum StickyKey {
 /// }
 /// ```
 ///
-/// It is called for every connection, in whichever process accepted it, maybe on several threads at once: it should be quick
-/// and must not block.
+/// It is called for every connection, in whichever process accepted it (in the primary on the thread that supervises), maybe on
+/// several threads at once: it should be quick and must not block.
 pub trait Placement: fmt::Debug + Send + Sync + 'static {
     /// The slot for a connection of `client`: one that is busy or comes soon lets it wait. `None`, or a vacant one, means the least
-    /// loaded one; so does a panic.
+    /// loaded one; so does a panic, unless the program is built to abort then.
     fn place(&self, client: &Address, loads: &Loads<'_>) -> Option<usize>;
 }
 
@@ -131,10 +132,10 @@ impl Dispatch {
     pub(crate) fn excluded(&self, states: &[Readiness]) -> BTreeSet<usize> {
         let rank = |state: Readiness| match (self, state) {
             (_, Readiness::Ready) => 0,
-            (Self::Balanced | Self::RoundRobin | Self::Custom(_), Readiness::Busy) => 1,
-            // Clients are to stay where they are, and the kernel does not care.
-            (Self::Kernel | Self::Sticky(_), Readiness::Busy) => 0,
-            (_, Readiness::Coming) if self.is_by_address() => 0,
+            // The kernel does not care, or has chosen the slot that the client is to stay with.
+            (Self::Kernel, Readiness::Busy) => 0,
+            (_, Readiness::Busy | Readiness::Coming) if self.is_by_address() => 0,
+            (_, Readiness::Busy) => 1,
             (_, Readiness::Coming) => 2,
             (_, Readiness::Vacant) => 3,
         };
@@ -199,7 +200,9 @@ impl Default for Sticky {
 }
 
 impl Sticky {
-    /// The client's IP address. The kernel itself does it, without a hand-over.
+    /// The client's IP address. The kernel itself does it, without a hand-over. Clients wait for the worker of their slot while it is
+    /// busy, replaced, or has its [fill](crate::Port::max_connections); if there will be none, they go to others until there is.
+    /// Clients of a Unix socket have no address and go where there is room.
     #[must_use]
     pub const fn address() -> Self {
         Self { key: StickyKey::Address }
@@ -215,6 +218,8 @@ impl Sticky {
 
     /// A cookie in the first HTTP/1 request of a connection; the client's address where there is none. Like
     /// [`header`](Self::header) otherwise.
+    ///
+    /// So the connection on which a client is given its cookie may be with another slot than those on which it sends it.
     #[must_use]
     pub fn cookie(name: &str) -> Self {
         Self { key: StickyKey::Head(super::head::Key::Cookie(name.to_owned())) }

@@ -64,8 +64,8 @@ impl Port {
         self
     }
 
-    /// Connections that one worker has at a time; others get what is more. When all have so many, newcomers wait in the
-    /// accept queue. Default: no limit.
+    /// Connections that one worker has at a time; others get what is more, unless clients are to stay with their slot by address.
+    /// When all have so many, newcomers wait in the accept queue. Default: no limit.
     pub fn max_connections(mut self, connections: usize) -> Self {
         self.max_connections = Some(connections.max(1));
         self

@@ -280,10 +280,8 @@ impl Port {
             Sockets::Shards { shards, .. } => shards.iter().flatten().collect(),
             Sockets::Shared { socket, .. } => vec![socket],
         };
-        let is_inherited = matches!(self.key.endpoint, Endpoint::Inherited { .. });
         for socket in sockets {
-            // An inherited one listens already, with a backlog that somebody has chosen.
-            if !is_inherited || options.backlog.is_some() {
+            if options.backlog.is_some() {
                 socket.listen(backlog(options))?;
             }
             if matches!(self.address, Address::Tcp(_)) {

@@ -11,7 +11,8 @@ use crate::worker::{Claim, Process};
 /// Binds a UDP address together with all other workers.
 ///
 /// Each worker has a socket of its own on the address; the kernel gives every datagram to one of them, by a hash of the
-/// client's and the server's address, so that a client stays with a worker as long as no slot is without one. `address` is what
+/// client's and the server's address, so that a client stays with a worker as long as no slot is without one. (An inherited
+/// socket is one for all: whoever is first reads the next datagram.) `address` is what
 /// [`listen`](crate::listen()) takes, but for Unix sockets.
 ///
 /// ```no_run

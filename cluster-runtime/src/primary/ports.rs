@@ -27,8 +27,12 @@ use crate::listen::registry::Registry;
 use crate::listen::{Address, PortId, PortRequest};
 use crate::os;
 
-/// How often the primary looks after the workers while one of them is awake.
+/// How often the primary looks after the workers while one of them is stuck or may soon be.
 const LOOK: Duration = Duration::from_millis(2);
+/// How often while they have something to do and get on with it. A look takes the time of a few requests from them.
+const LONGEST_LOOK: Duration = Duration::from_millis(16);
+/// When nobody has had anything to do for so long, the primary sleeps until the bell rings.
+const CALM: Duration = Duration::from_millis(10);
 /// A worker that has been at one thing for so long gets no new connections from the kernel; what comes sooner is handed to others one
 /// by one, which is cheaper than to tell the kernel of every pause.
 const STUCK: Duration = Duration::from_millis(20);
@@ -48,6 +52,8 @@ pub(super) struct Ports {
     tended: BTreeMap<Source, Tended>,
     /// When to look again; `None` while everybody sleeps.
     next_look: Option<Instant>,
+    /// The time from the last look to the next.
+    pause: Duration,
     is_stopping: bool,
 }
 
@@ -75,6 +81,7 @@ impl Ports {
             senders,
             tended: BTreeMap::new(),
             next_look: None,
+            pause: LOOK,
             is_stopping: false,
         })
     }
@@ -146,16 +153,20 @@ impl Ports {
             self.next_look = None;
             return;
         }
+        let was_asleep = self.next_look.is_none();
         self.board.set_watching(true);
-        let sources = self.exclude_who_does_not_serve();
+        let now = board::now();
+        let sources = self.exclude_who_does_not_serve(now);
         self.tend(&sources);
-        self.next_look = self.is_anyone_awake().then(|| Instant::now() + LOOK);
-        if self.next_look.is_none() {
+        self.pause = if was_asleep || self.is_anyone_busy(now) { LOOK } else { (self.pause * 2).min(LONGEST_LOOK) };
+        self.next_look = Some(Instant::now() + self.pause);
+        if self.is_calm(now) {
             self.board.set_watching(false);
             // Somebody may have woken up before that and not rung.
-            if self.is_anyone_awake() {
+            if self.is_calm(now) {
+                self.next_look = None;
+            } else {
                 self.board.set_watching(true);
-                self.next_look = Some(Instant::now() + LOOK);
             }
         }
     }
@@ -203,13 +214,16 @@ impl Ports {
         self.mailboxes.len()
     }
 
-    fn is_anyone_awake(&self) -> bool {
-        (0..self.slots()).any(|slot| self.board.slot(slot).is_awake())
+    fn is_anyone_busy(&self, now: u64) -> bool {
+        (0..self.slots()).any(|slot| self.board.slot(slot).lines().iter().any(|line| line.busy_for(now) > BUSY))
+    }
+
+    fn is_calm(&self, now: u64) -> bool {
+        (0..self.slots()).all(|slot| self.board.slot(slot).at_rest_for(now) > CALM)
     }
 
     /// Lets the kernel pass over the slots that should get nothing now; returns what others must serve meanwhile.
-    fn exclude_who_does_not_serve(&mut self) -> BTreeSet<Source> {
-        let now = board::now();
+    fn exclude_who_does_not_serve(&mut self, now: u64) -> BTreeSet<Source> {
         let mut sources = BTreeSet::new();
         let exchange = Arc::clone(&self.exchange);
         let dispatch = exchange.dispatch();

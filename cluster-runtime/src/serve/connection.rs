@@ -15,12 +15,14 @@ use hyper::body::Incoming;
 use hyper_util::rt::{TokioExecutor, TokioIo};
 use hyper_util::server::conn::auto;
 use hyper_util::service::TowerToHyperService;
+use nix::time::{ClockId, clock_gettime};
 use pin_project_lite::pin_project;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
-use tokio::time::{Instant, sleep, sleep_until, timeout};
+use tokio::time::{sleep, timeout};
 use tower_service::Service;
 
 use super::BoxError;
+use super::gate::Gated;
 use crate::listen::{Address, Stream};
 use crate::worker::{Process, draining};
 
@@ -43,10 +45,11 @@ pub(super) async fn serve<S, B>(
     let activity = Arc::new(Activity::new());
     let service = Watched { app: TowerToHyperService::new(app), peer, activity: Arc::clone(&activity) };
     let wire = TokioIo::new(Wire { stream, activity: Arc::clone(&activity) });
+    let mut turn = pin!(Gated::new(turn(&activity, header_timeout)));
     let mut connection = pin!(builder.serve_connection_with_upgrades(wire, service));
     let ended = tokio::select! {
         ended = connection.as_mut() => Ok(ended),
-        turn = turn(&activity, header_timeout) => Err(turn),
+        turn = turn.as_mut() => Err(turn),
     };
     let ended = match ended {
         Ok(ended) => ended,
@@ -89,10 +92,10 @@ async fn turn(activity: &Activity, header_timeout: Duration) -> Turn {
 /// not know of a client that is slow to read. This is one timer for the life of the connection, which looks again when it goes
 /// off.
 struct Activity {
-    opened: Instant,
+    opened: Duration,
     /// Requests that the app has not answered to the end. The last of the answer may still be on its way to the client.
     requests: AtomicUsize,
-    /// When something was last written, in milliseconds since `opened`.
+    /// When something was last written, in milliseconds since then.
     written: AtomicU64,
     http2: AtomicBool,
 }
@@ -100,7 +103,7 @@ struct Activity {
 impl Activity {
     fn new() -> Self {
         Self {
-            opened: Instant::now(),
+            opened: coarse_now(),
             requests: AtomicUsize::new(0),
             written: AtomicU64::new(0),
             http2: AtomicBool::new(false),
@@ -109,25 +112,35 @@ impl Activity {
 
     /// Notes that something is written: a client that is slow to read what is answered does not idle.
     fn note_write(&self) {
-        let now = u64::try_from(self.opened.elapsed().as_millis()).unwrap_or(u64::MAX);
-        self.written.store(now, Ordering::Relaxed);
+        let since = coarse_now().saturating_sub(self.opened);
+        self.written.store(u64::try_from(since.as_millis()).unwrap_or(u64::MAX), Ordering::Relaxed);
     }
 
     /// Completes once no request was under way and nothing written for `time`.
     async fn idle_for(&self, time: Duration) {
-        let mut deadline = self.opened + time;
-        loop {
-            sleep_until(deadline).await;
-            let idle_since = match self.requests.load(Ordering::Relaxed) {
-                0 => self.opened + Duration::from_millis(self.written.load(Ordering::Relaxed)),
-                _ => Instant::now(),
+        let mut rest = time;
+        while !rest.is_zero() {
+            sleep(rest).await;
+            let idle = match self.requests.load(Ordering::Relaxed) {
+                0 => {
+                    let written = Duration::from_millis(self.written.load(Ordering::Relaxed));
+                    coarse_now().saturating_sub(self.opened + written)
+                }
+                _ => Duration::ZERO,
             };
-            if idle_since + time <= Instant::now() {
-                return;
-            }
-            deadline = idle_since + time;
+            // A timer may go off a little before the coarse clock has turned.
+            rest = if idle + TICK >= time { Duration::ZERO } else { time - idle };
         }
     }
+}
+
+/// The longest that the coarse clock stands still.
+const TICK: Duration = Duration::from_millis(10);
+
+/// The time of a clock that costs next to nothing to read, and stands still for some milliseconds at a time.
+fn coarse_now() -> Duration {
+    // It fails for a clock that does not exist, which this one does.
+    clock_gettime(ClockId::CLOCK_MONOTONIC_COARSE).map_or(Duration::ZERO, Duration::from)
 }
 
 /// One request under way, until it is dropped.

@@ -1,6 +1,7 @@
 //! HTTP for any tower service: hyper's connections under our listener, with a drain that loses nothing and ends.
 
 mod connection;
+mod gate;
 
 use std::error::Error as StdError;
 use std::pin::pin;

@@ -36,6 +36,8 @@ pub(crate) struct Process {
     identity: Identity,
     control: ControlHandle,
     phase: watch::Sender<Phase>,
+    /// Whether it is not running any more: the same for those who ask often.
+    draining: AtomicBool,
     grace: Duration,
     /// `main` has asked for the shutdown, so it will end by itself.
     main_to_end: AtomicBool,
@@ -111,6 +113,7 @@ impl Process {
             identity,
             control: ControlHandle(control),
             phase: watch::Sender::new(Phase::Running),
+            draining: AtomicBool::new(false),
             grace,
             main_to_end: AtomicBool::new(false),
             ready: AtomicBool::new(false),
@@ -138,7 +141,7 @@ impl Process {
     }
 
     pub(crate) fn is_draining(&self) -> bool {
-        *self.phase.borrow() != Phase::Running
+        self.draining.load(Ordering::Relaxed)
     }
 
     pub(crate) fn reception(&self) -> &Reception {
@@ -240,6 +243,7 @@ impl Process {
     fn drain(&self, grace: Duration, last: bool) {
         self.reception.leave();
         let cut = Instant::now() + grace - margin(grace);
+        self.draining.store(true, Ordering::Relaxed);
         self.phase.send_modify(|phase| {
             *phase = match *phase {
                 Phase::Running => Phase::Draining { cut, last },

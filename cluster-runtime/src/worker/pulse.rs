@@ -28,13 +28,29 @@ pub(super) fn attend(builder: &mut Builder, threads: usize) {
     // They start awake and park when they have nothing to do.
     AWAKE.store(threads, Ordering::SeqCst);
     THREADS.store(threads, Ordering::Relaxed);
-    builder.on_thread_park(rest).on_thread_unpark(wake);
+    if threads == 1 {
+        builder.on_thread_park(rest_alone).on_thread_unpark(wake_alone);
+    } else {
+        builder.on_thread_park(rest).on_thread_unpark(wake);
+    }
 }
 
 /// From here on the board shows it.
 pub(super) fn start(board: Board, line: &'static Line, bell: OwnedFd) {
     // Threads that rest already have found no pulse to tell.
     PULSE.get_or_init(|| Pulse { board, line, bell }).show();
+}
+
+fn wake_alone() {
+    if let Some(pulse) = PULSE.get() {
+        pulse.wake();
+    }
+}
+
+fn rest_alone() {
+    if let Some(pulse) = PULSE.get() {
+        pulse.line.rest();
+    }
 }
 
 /// A worker of several threads is busy when none of them is left.
