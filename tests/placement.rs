@@ -6,6 +6,7 @@ use std::fs;
 use std::io::{self, ErrorKind, Read as _, Write as _};
 use std::net::{IpAddr, Ipv6Addr, SocketAddr, TcpStream};
 use std::os::unix::net::{UnixListener, UnixStream};
+use std::path::Path;
 use std::time::{Duration, Instant};
 
 use nix::unistd::Pid;
@@ -160,9 +161,7 @@ fn the_same_cookie_leads_to_the_same_slot_at_a_unix_socket() {
     let mut cluster = fixture("cookie").workers(4).env("ADDR", &format!("unix:{}", path.display())).start();
     cluster.wait_for(" ready on ");
     let ask = |name: usize| {
-        let stream = UnixStream::connect(&path).unwrap();
-        stream.set_read_timeout(Some(DEADLINE)).unwrap();
-        let mut connection = Connection::over(stream);
+        let mut connection = Connection::over(unix(&path));
         connection.send(&get_with_cookie(&name.to_string())).unwrap();
         who::parse(&connection.answer().unwrap().body).slot
     };
@@ -318,6 +317,35 @@ fn a_custom_policy_is_obeyed() {
     }
 }
 
+/// On a Unix socket the primary asks it, too.
+#[test]
+fn everybody_is_served_and_no_process_ends_although_a_custom_policy_panics() {
+    let mut running = Running::start(fixture("panicking").workers(2));
+    let workers = running.cluster.workers();
+    let kept: Vec<_> = (0..20).map(|_| running.keep()).collect();
+    assert_eq!(by_slot(kept.iter().map(|kept| kept.who.slot)), BTreeMap::from([(0, 10), (1, 10)]));
+    assert_eq!(running.cluster.workers(), workers);
+    running.cluster.signal(Signal::SIGTERM);
+    drop(kept);
+    running.cluster.expect_exit(0);
+
+    let scratch = Scratch::new();
+    let path = scratch.path("socket");
+    let address = format!("unix:{}", path.display());
+    let mut cluster = fixture("panicking").workers(2).env("ADDR", &address).start();
+    cluster.wait_for(" ready on ");
+    let workers = cluster.workers();
+    let mut clients: Vec<_> = (0..40).map(|_| Connection::over(unix(&path))).collect();
+    clients.iter_mut().for_each(|client| client.send(GET_WHO).unwrap());
+    let slots = by_slot(clients.iter_mut().map(|client| who::parse(&client.answer().unwrap().body).slot));
+    assert_eq!(slots.len(), 2, "{slots:?}");
+    assert_eq!(cluster.workers(), workers);
+    cluster.wait_logged("a bug where unix: is to be placed");
+    cluster.signal(Signal::SIGTERM);
+    drop(clients);
+    cluster.expect_exit(0);
+}
+
 #[test]
 fn who_is_sent_to_an_empty_slot_is_served_by_the_least_loaded_worker() {
     let mut running = Running::start(fixture("custom").workers(4).env("CLUSTER_RESTART", "never"));
@@ -412,6 +440,29 @@ fn who_waits_for_a_missing_worker_is_served_by_one_that_is_busy_when_the_cluster
     assert!(failed.is_empty(), "{}: {:?}", failed.len(), failed[0]);
 }
 
+/// As long as its own queue is not empty for good: a worker that drains takes no connection after that.
+#[test]
+fn who_waits_for_a_worker_that_dies_while_the_cluster_stops_is_served_by_one_that_still_empties_its_queue() {
+    for name in ["balanced", "kernel", "round-robin"] {
+        let mut running = Running::start(policy(name).workers(2));
+        running.settle();
+        let [dying, other] = [0, 1].map(|slot| running.pid(slot));
+        [dying, other].iter().for_each(|pid| send(*pid, Signal::SIGSTOP));
+        let mut waiting: Vec<_> = (0..100).map(|_| running.send_from(LOCAL, GET_WHO)).collect();
+        running.cluster.signal(Signal::SIGTERM);
+        running.cluster.wait_logged("stopping within");
+        send(dying, Signal::SIGKILL);
+        running.cluster.wait_for("Exited");
+        send(other, Signal::SIGCONT);
+        for connection in &mut waiting {
+            assert_eq!(who::parse(&connection.answer().unwrap().body).slot, 1, "{name}");
+        }
+        drop(waiting);
+        running.cluster.wait_exit();
+        running.cluster.expect_nothing_left();
+    }
+}
+
 /// Its replacement starts, and never gets ready.
 #[test]
 fn nobody_waits_for_a_worker_that_is_coming_where_another_serves() {
@@ -447,6 +498,37 @@ fn nobody_is_lost_in_a_slot_whose_worker_crashes_again_and_again() {
             }
             running.cluster.wait_logged(&format!("crashed (exit code 1); restarted in {pause}"));
         }
+    }
+}
+
+/// The other slots have shards of it, too, which nobody will ever serve.
+#[test]
+fn all_clients_are_served_on_a_port_of_one_slot_beside_one_of_all_also_after_that_slots_worker_was_killed() {
+    for name in ["balanced", "kernel", "round-robin", "sticky"] {
+        // Another address, as on the same one the second port of slot 0 would be the first of others.
+        let mut running = Running::start(policy(name).workers(3).env("SECOND", "127.0.0.2:0"));
+        let all = running.address;
+        let listed = running.cluster.wait_logged(" ready on ");
+        let own = listed.split([' ', ',', ';']).find(|word| word.starts_with("127.0.0.2:"));
+        let own: SocketAddr = own.unwrap_or_else(|| panic!("no second port in {listed:?}")).parse().unwrap();
+        let ask_all = || {
+            let clients = (2..62).map(|low| IpAddr::from([127, 0, 0, low]));
+            let open = |(client, port)| {
+                let mut connection = Connection::over(connect(client, port).unwrap());
+                connection.send(GET_WHO).unwrap();
+                (port == own, connection)
+            };
+            let mut open: Vec<_> = clients.flat_map(|client| [(client, all), (client, own)]).map(open).collect();
+            let whos = open.iter_mut().map(|(is_own, one)| (*is_own, who::parse(&one.answer().unwrap().body)));
+            whos.partition::<Vec<_>, _>(|(is_own, _)| *is_own)
+        };
+        let (of_the_one, _) = ask_all();
+        assert!(of_the_one.iter().all(|(_, who)| (who.id, who.slot) == (1, 0)), "{name}: {of_the_one:?}");
+        running.kill(of_the_one[0].1.pid);
+        let (of_the_one, of_all) = ask_all();
+        assert!(of_the_one.iter().all(|(_, who)| (who.id, who.slot) == (4, 0)), "{name}: {of_the_one:?}");
+        assert!(of_all.iter().all(|(_, who)| who.id > 1), "{name}: {of_all:?}");
+        running.expect_nothing_open();
     }
 }
 
@@ -805,6 +887,12 @@ fn connect(from: IpAddr, to: SocketAddr) -> io::Result<TcpStream> {
     socket.set_write_timeout(Some(DEADLINE))?;
     socket.set_tcp_nodelay(true)?;
     Ok(socket.into())
+}
+
+fn unix(path: &Path) -> UnixStream {
+    let stream = UnixStream::connect(path).unwrap();
+    stream.set_read_timeout(Some(DEADLINE)).unwrap();
+    stream
 }
 
 /// Whether every thread waits for something to do.

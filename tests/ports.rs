@@ -2,13 +2,15 @@
 //! fill.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::ffi::{OsStr, OsString};
 use std::io::{self, BufRead as _, BufReader, Read, Write};
 use std::net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream, UdpSocket};
 use std::os::fd::OwnedFd;
 use std::os::linux::net::SocketAddrExt as _;
+use std::os::unix::ffi::{OsStrExt as _, OsStringExt as _};
 use std::os::unix::fs::PermissionsExt as _;
 use std::os::unix::net::{SocketAddr as UnixAddress, UnixListener, UnixStream};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 use std::{fs, thread};
@@ -23,6 +25,9 @@ use support::who::{self, Who, who};
 use support::{Cluster, DEADLINE, Launch, Signal, send, skip};
 
 const PORTS: &str = env!("CARGO_BIN_EXE_ports");
+
+/// Of a Unix socket, as the kernel has it: the last byte is not part of it.
+const LONGEST_PATH: usize = 107;
 
 fn ports(program: &str) -> Launch {
     Cluster::of(PORTS).args([program])
@@ -102,6 +107,45 @@ fn a_handler_behind_a_unix_socket_is_told_the_name_of_its_client_which_as_a_rule
     let own = scratch.path("client.sock");
     let named = over(connect_from(&own, &path)).get("/peer").unwrap();
     assert_eq!(named.body, format!("Unix({own:?})"));
+}
+
+/// Its address goes along with the connection.
+#[test]
+fn a_client_on_a_unix_socket_whose_own_path_is_not_text_is_served_and_so_are_those_after_it() {
+    let scratch = Scratch::new();
+    let path = scratch.path("app.sock");
+    let mut cluster = ports("http").env("ADDR", &at(&path)).start();
+    ready_on(&mut cluster);
+    let own = scratch.path("client").with_extension(OsStr::from_bytes(b"\xff"));
+    let mut named = over(connect_from(&own, &path));
+    assert_eq!(named.get("/peer").unwrap().body, format!("Unix({own:?})"));
+    for slot in 0..2 {
+        find_at(&path, |who| who.slot == slot);
+    }
+    cluster.signal(Signal::SIGTERM);
+    drop(named);
+    cluster.expect_exit(0);
+}
+
+/// Frozen, the primary finds all of them at once, so that they share letters.
+#[test]
+fn many_clients_on_a_unix_socket_whose_own_paths_are_as_long_as_can_be_and_not_text_are_all_served() {
+    let scratch = Scratch::new();
+    let path = scratch.path("app.sock");
+    let mut cluster = ports("http").env("ADDR", &at(&path)).start();
+    ready_on(&mut cluster);
+    freeze(cluster.primary());
+    let own = |nth: u8| {
+        let mut own = scratch.path("").into_os_string().into_vec();
+        own.push(nth + 1);
+        own.resize(LONGEST_PATH, 0xff);
+        PathBuf::from(OsString::from_vec(own))
+    };
+    let mut waiting: Vec<_> = (0..40).map(|nth| over(connect_from(&own(nth), &path))).collect();
+    cluster.signal(Signal::SIGCONT);
+    for (nth, client) in (0..).zip(&mut waiting) {
+        assert_eq!(client.get("/peer").unwrap().body, format!("Unix({:?})", own(nth)));
+    }
 }
 
 /// As in Node: the worker's directory counts, not the primary's.
@@ -650,6 +694,103 @@ fn a_unix_socket_stays_while_no_worker_listens_and_comes_back_with_who_waits_in_
     cluster.expect_exit(0);
 }
 
+/// Those that wait in its queue are served by the one that stays, too.
+#[test]
+fn a_worker_that_leaves_and_is_not_replaced_closes_the_port_to_nobody_and_the_last_one_when_all_who_wait_are_served() {
+    for (dispatch, unix) in EVERY_WAY {
+        let scratch = Scratch::new();
+        let launch = ports("stay").env("CLUSTER_RESTART", "never");
+        let (mut cluster, connect) = reached(launch, dispatch, unix, &scratch);
+        let queue_and_leave = |worker: Pid| {
+            freeze(worker);
+            let waiting: Vec<_> = (0..20).map(|_| connect().expect("somebody listens")).collect();
+            send(worker, Signal::SIGTERM);
+            send(worker, Signal::SIGCONT);
+            waiting
+        };
+        let served = |who: Who, waiting: Vec<Client<_>>| {
+            waiting.into_iter().map(|mut client| client.greeting()).filter(|served| *served == who).count()
+        };
+
+        let mut first = connect().expect("somebody listens");
+        let leaver = first.greeting();
+        let waiting = queue_and_leave(leaver.pid);
+        _ = served(leaver, waiting);
+        // It lives as long as its last client, and takes no others.
+        let stayer = cluster.wait_until("connections to go elsewhere", |_| {
+            Some(connect().expect("somebody listens").greeting()).filter(|who| *who != leaver)
+        });
+        drop(first);
+        cluster.wait_for_workers(1);
+        let after: Vec<_> = (0..40).map(|_| connect().expect("somebody listens")).collect();
+        assert_eq!(served(stayer, after), 40, "{dispatch} unix={unix}");
+
+        let mut last = connect().expect("somebody listens");
+        assert_eq!(last.greeting(), stayer);
+        let waiting = queue_and_leave(stayer.pid);
+        assert_eq!(served(stayer, waiting), 20, "{dispatch} unix={unix}");
+        // Its last client is still there. Who gets in at the last moment is served.
+        let refused = cluster.wait_until("the port to be closed", |_| match connect() {
+            Ok(mut client) => {
+                client.greeting();
+                None
+            }
+            Err(error) => Some(error.kind()),
+        });
+        let expected = [io::ErrorKind::ConnectionRefused, io::ErrorKind::NotFound];
+        assert!(expected.contains(&refused), "{dispatch} unix={unix}: {refused}");
+        assert_eq!(cluster.workers(), BTreeSet::from([stayer.pid]));
+        drop(last);
+        cluster.expect_exit(0);
+    }
+}
+
+/// Those queues are still open when it is told to go, and the kernel gives them their share once it is not steered any more.
+#[test]
+fn nobody_who_gets_in_when_the_last_worker_leaves_is_lost_in_a_queue_of_one_that_has_left_before() {
+    for dispatch in ["balanced", "kernel"].repeat(3) {
+        let scratch = Scratch::new();
+        let launch = ports("stay").workers(4).env("CLUSTER_RESTART", "never");
+        let (mut cluster, connect) = reached(launch, dispatch, false, &scratch);
+        let mut served = vec![connect().expect("somebody listens")];
+        let last = served[0].greeting().pid;
+        cluster.workers().into_iter().filter(|pid| *pid != last).for_each(|pid| send(pid, Signal::SIGKILL));
+        cluster.wait_until("the primary to know", |cluster| {
+            (cluster.log_text().matches("not restarted").count() == 3).then_some(())
+        });
+        send(last, Signal::SIGTERM);
+        while let Ok(mut client) = connect() {
+            client.greeting();
+            served.push(client);
+        }
+        drop(served);
+        cluster.wait_exit();
+        cluster.expect_nothing_left();
+    }
+}
+
+/// All of them look busy for ever, and nobody else is there.
+#[test]
+fn workers_that_always_have_something_to_do_are_given_connections_all_the_same() {
+    for (dispatch, unix) in EVERY_WAY {
+        let scratch = Scratch::new();
+        let launch = ports("greet").env("SATURATED", "1");
+        let (mut cluster, connect) = reached(launch, dispatch, unix, &scratch);
+        let connect = || connect().expect("somebody listens");
+        let mut many: Vec<_> = (0..50).map(|_| connect()).collect();
+        many.iter_mut().for_each(|client| _ = client.greeting());
+        drop(many);
+        // The one that began later may have got them all, as it looked less busy.
+        let mut slots = BTreeSet::new();
+        cluster.wait_until("both to serve", |_| {
+            slots.insert(greeted(&connect).1.slot);
+            (slots.len() == 2).then_some(())
+        });
+        cluster.signal(Signal::SIGTERM);
+        cluster.expect_exit(0);
+    }
+}
+
 /// How connections reach a worker: by its own queue and from its sibling, from its queue alone, or from the primary.
 const EVERY_WAY: [(&str, bool); 4] =
     [("balanced", false), ("kernel", false), ("round-robin", false), ("balanced", true)];
@@ -663,7 +804,10 @@ struct Client<S> {
 impl Client<TcpStream> {
     #[track_caller]
     fn tcp(address: SocketAddr) -> Self {
-        let stream = TcpStream::connect_timeout(&address, DEADLINE).unwrap();
+        Self::over_tcp(TcpStream::connect_timeout(&address, DEADLINE).unwrap())
+    }
+
+    fn over_tcp(stream: TcpStream) -> Self {
         stream.set_read_timeout(Some(DEADLINE)).unwrap();
         let name = stream.local_addr().unwrap().to_string();
         Self { stream: BufReader::new(stream), name }
@@ -846,16 +990,27 @@ fn limited(
     unix: bool,
     scratch: &Scratch,
 ) -> (Cluster, impl Fn() -> Client<Box<dyn Stream>> + use<>) {
+    let (cluster, connect) = reached(ports("greet").env("MAX", &most.to_string()), dispatch, unix, scratch);
+    (cluster, move || connect().expect("somebody listens"))
+}
+
+/// A cluster in one of the ways in which connections reach a worker, and how to connect to it.
+fn reached(
+    launch: Launch,
+    dispatch: &str,
+    unix: bool,
+    scratch: &Scratch,
+) -> (Cluster, impl Fn() -> io::Result<Client<Box<dyn Stream>>> + use<>) {
     let path = scratch.path("app.sock");
-    let mut launch = ports("greet").env("MAX", &most.to_string()).env("CLUSTER_DISPATCH", dispatch);
+    let mut launch = launch.env("CLUSTER_DISPATCH", dispatch);
     if unix {
         launch = launch.env("ADDR", &at(&path));
     }
     let mut cluster = launch.start();
     let address: Option<SocketAddr> = ready_on(&mut cluster).parse().ok();
     let connect = move || match address {
-        Some(address) => Client::tcp(address).boxed(),
-        None => Client::at(&path).boxed(),
+        Some(address) => Ok(Client::over_tcp(TcpStream::connect_timeout(&address, DEADLINE)?).boxed()),
+        None => Ok(Client::unix(UnixStream::connect(&path)?).boxed()),
     };
     (cluster, connect)
 }

@@ -1,5 +1,5 @@
 //! A fixture: an HTTP service that says who serves. The first argument is the policy, where `CLUSTER_DISPATCH` has no word for
-//! it; `ADDR` says where it listens.
+//! it; `ADDR` says where it listens, and `SECOND` where the worker of slot 0 does besides.
 //!
 //! Replacements can be made to come late: with `HELD`, the path of a Unix socket, they listen once nobody listens there. Or never:
 //! with `CRASHING` set they exit as soon as they are ready.
@@ -23,6 +23,7 @@ fn main() -> cluster::Result {
         Some("cookie") => Sticky::cookie("sid").into(),
         Some("header") => Sticky::header("x-user").into(),
         Some("custom") => ByLastOctet.into(),
+        Some("panicking") => Panicking.into(),
         Some(other) => return Err(format!("no policy {other:?}").into()),
     };
     cluster::run(Config::new().dispatch(dispatch).primary(tell), program)
@@ -46,7 +47,16 @@ async fn program() -> cluster::Result {
         .route("/echo", post(async |body: String| format!("{} {body}", worker().slot())))
         .route("/spin", get(spin))
         .route("/spin-next", get(async || SPIN_NEXT.store(true, Ordering::Relaxed)));
-    let mut served = pin!(cluster::serve(address, app));
+    let second = std::env::var("SECOND").ok().filter(|_| worker().slot() == 0);
+    let mut served = pin!(async {
+        let also = async {
+            match second {
+                Some(second) => cluster::serve(second, app.clone()).await,
+                None => Ok(()),
+            }
+        };
+        tokio::try_join!(also, cluster::serve(address, app.clone())).map(|_| ())
+    });
     poll_fn(|context| {
         if SPIN_NEXT.load(Ordering::Relaxed) {
             spin_until_released();
@@ -122,5 +132,15 @@ impl Placement for ByLastOctet {
             std::net::IpAddr::V4(address) => usize::from(address.octets()[3]).checked_sub(10),
             std::net::IpAddr::V6(_) => None,
         }
+    }
+}
+
+/// Says nothing of anybody.
+#[derive(Debug)]
+struct Panicking;
+
+impl Placement for Panicking {
+    fn place(&self, client: &Address, _: &Loads<'_>) -> Option<usize> {
+        panic!("a bug where {client} is to be placed")
     }
 }

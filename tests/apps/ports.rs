@@ -32,9 +32,18 @@ async fn program() -> cluster::Result {
     if let Some(directory) = variable("DIRECTORY") {
         std::env::set_current_dir(directory)?;
     }
+    if variable("SATURATED").is_some() {
+        // The runtime always has something to do, and never parks.
+        tokio::spawn(async {
+            loop {
+                tokio::task::yield_now().await;
+            }
+        });
+    }
     match std::env::args().nth(1).as_deref() {
         Some("http") => cluster::serve(port(), app()).await,
         Some("greet") => greet().await,
+        Some("stay") => stay().await,
         Some("starved") => starved().await,
         Some("parent") => parent().await,
         Some("options") => options().await,
@@ -111,6 +120,13 @@ fn app() -> Router {
 async fn greet() -> cluster::Result {
     greet_all(&cluster::listen(port()).await?).await;
     Ok(())
+}
+
+/// Greets, and does not end before its last client has gone.
+async fn stay() -> cluster::Result {
+    greet_all(&cluster::listen(port()).await?).await;
+    // The library ends a worker that drains and has no connection.
+    std::future::pending().await
 }
 
 async fn greet_all(listener: &Listener) {

@@ -20,7 +20,7 @@ mod unix;
 use std::future::pending;
 use std::io;
 use std::net::Shutdown;
-use std::os::fd::OwnedFd;
+use std::os::fd::{AsFd as _, BorrowedFd, OwnedFd};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, Once, OnceLock, PoisonError};
 use std::time::Duration;
@@ -338,7 +338,7 @@ impl Listener {
             return;
         }
         self.newcomers_refused.call_once(|| match self.address {
-            Address::Tcp(_) | Address::Udp(_) => drop_syn(socket),
+            Address::Tcp(_) | Address::Udp(_) => drop_syn(socket.as_fd()),
             // From here on connecting fails at once, and what is queued can still be accepted.
             Address::Unix(_) | Address::Abstract(_) | Address::Unnamed => {
                 _ = SockRef::from(socket).shutdown(Shutdown::Read);
@@ -347,7 +347,8 @@ impl Listener {
     }
 }
 
-fn drop_syn(socket: &OwnedFd) {
+/// Whoever wants to connect is not answered, and tries again within a second. Connections that there are go on.
+pub(crate) fn drop_syn(socket: BorrowedFd<'_>) {
     // Classic BPF over the TCP header: of the flags (byte 13), SYN without ACK is dropped and all else passes.
     let drop_pure_syn = [
         SockFilter::new(0x30, 0, 0, 13),
@@ -357,7 +358,7 @@ fn drop_syn(socket: &OwnedFd) {
         SockFilter::new(0x06, 0, 0, u32::MAX),
     ];
     // Where it is forbidden, a newcomer of the last instant is reset, as it is with every other server.
-    _ = SockRef::from(socket).attach_filter(&drop_pure_syn);
+    _ = SockRef::from(&socket).attach_filter(&drop_pure_syn);
 }
 
 impl Drop for Listener {

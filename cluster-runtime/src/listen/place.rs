@@ -276,7 +276,7 @@ impl<'a> Loads<'a> {
     /// Where to wait if nobody is ready and there is no "here". Should another one be ready sooner, it gets what waits there.
     fn least_busy(&self) -> Option<usize> {
         let busy = self.slots.iter().filter(|load| load.state == Readiness::Busy);
-        busy.min_by_key(|load| load.open).map(|load| load.slot)
+        busy.min_by_key(|load| (load.open, load.accepted)).map(|load| load.slot)
     }
 
     /// The slot for a client known by `name` (a session, say): the same as long as it has a worker.

@@ -24,7 +24,7 @@ use crate::listen::inherited::InheritedSockets;
 use crate::listen::mailbox::{self, Mailboxes};
 use crate::listen::place::{Dispatch, Readiness};
 use crate::listen::registry::Registry;
-use crate::listen::{Address, PortId, PortRequest};
+use crate::listen::{Address, PortId, PortRequest, drop_syn};
 use crate::os;
 
 /// How often the primary looks after the workers while one of them is stuck or may soon be.
@@ -181,12 +181,15 @@ impl Ports {
         let unmanned: Vec<_> = (0..self.slots()).filter(|slot| !manned.contains(slot)).collect();
         let mut orphaned: BTreeSet<_> = self.tended.keys().copied().collect();
         orphaned.extend(unmanned.iter().flat_map(|slot| self.sources_of(*slot)));
-        orphaned.iter().for_each(|source| self.sweep(*source));
         let unserved = self.unserved_shards();
+        let to_close = unserved.iter().map(|(port, slot)| Source::Shard(*port, *slot));
+        to_close.chain(unmanned.iter().flat_map(|slot| self.sources_of(*slot))).for_each(|source| self.shut(source));
+        // The kernel may choose them again from here on, so they are swept after that.
+        self.registry.stop_steering();
+        orphaned.iter().for_each(|source| self.sweep(*source));
         self.is_stopping = true;
         self.board.stop();
         self.tended.clear();
-        self.registry.stop_steering();
         unserved.into_iter().for_each(|(port, slot)| self.registry.close(slot, port));
         unmanned.into_iter().for_each(|slot| self.registry.close_slot(slot));
     }
@@ -199,7 +202,10 @@ impl Ports {
     /// connects from now on is refused.
     pub(super) fn abandon(&mut self, slots: impl IntoIterator<Item = usize>) {
         for slot in slots {
-            self.sources_of(slot).into_iter().for_each(|source| self.sweep(source));
+            for source in self.sources_of(slot) {
+                self.shut(source);
+                self.sweep(source);
+            }
             self.registry.close_slot(slot);
         }
     }
@@ -289,6 +295,15 @@ impl Ports {
             if lost > 0 {
                 tracing::error!(lost, "connections are lost: nobody can take them over");
             }
+        }
+    }
+
+    /// Lets nobody into a shard that is about to be swept and closed: who came in between would be reset.
+    fn shut(&self, source: Source) {
+        if let Source::Shard(port, slot) = source
+            && let Some(shard) = self.registry.shard(port, slot)
+        {
+            drop_syn(shard);
         }
     }
 

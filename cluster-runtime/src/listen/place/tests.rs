@@ -180,6 +180,16 @@ proptest! {
 }
 
 #[test]
+fn connections_that_come_one_by_one_while_all_are_busy_are_spread_over_them() {
+    let mut slots: Vec<_> = (0..3).map(|slot| Load { slot, state: Busy, open: 0, accepted: 0 }).collect();
+    for _ in 0..9 {
+        let slot = Loads::new(None, &slots).place(&Balanced, &Address::Unnamed).unwrap();
+        slots[slot].accepted += 1;
+    }
+    assert!(slots.iter().all(|load| load.accepted == 3), "{slots:?}");
+}
+
+#[test]
 fn least_loaded_prefers_who_has_the_connection_already_and_then_who_had_the_fewest() {
     let load = |slot, open, accepted| Load { slot, state: Ready, open, accepted };
     let slots = [load(0, 1, 5), load(1, 0, 9), load(2, 0, 7), load(3, 0, 8)];
