@@ -4,7 +4,7 @@ use std::future::Future;
 use std::io::{self, IoSlice};
 use std::pin::{Pin, pin};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
@@ -48,6 +48,7 @@ pub(super) async fn serve<S, B>(
     let mut turn = pin!(Gated::new(turn(&activity, header_timeout)));
     let mut connection = pin!(builder.serve_connection_with_upgrades(wire, service));
     let ended = tokio::select! {
+        biased;
         ended = connection.as_mut() => Ok(ended),
         turn = turn.as_mut() => Err(turn),
     };
@@ -93,8 +94,8 @@ async fn turn(activity: &Activity, header_timeout: Duration) -> Turn {
 /// off.
 struct Activity {
     opened: Duration,
-    /// Requests that the app has not answered to the end. The last of the answer may still be on its way to the client.
-    requests: AtomicUsize,
+    /// Held by each request that the app has not answered to the end. The last of the answer may still be on its way to the client.
+    busy: Arc<Busy>,
     /// When something was last written, in milliseconds since then.
     written: AtomicU64,
     http2: AtomicBool,
@@ -102,12 +103,7 @@ struct Activity {
 
 impl Activity {
     fn new() -> Self {
-        Self {
-            opened: coarse_now(),
-            requests: AtomicUsize::new(0),
-            written: AtomicU64::new(0),
-            http2: AtomicBool::new(false),
-        }
+        Self { opened: coarse_now(), busy: Arc::new(Busy), written: AtomicU64::new(0), http2: AtomicBool::new(false) }
     }
 
     /// Notes that something is written: a client that is slow to read what is answered does not idle.
@@ -121,12 +117,11 @@ impl Activity {
         let mut rest = time;
         while !rest.is_zero() {
             sleep(rest).await;
-            let idle = match self.requests.load(Ordering::Relaxed) {
-                0 => {
-                    let written = Duration::from_millis(self.written.load(Ordering::Relaxed));
-                    coarse_now().saturating_sub(self.opened + written)
-                }
-                _ => Duration::ZERO,
+            let idle = if Arc::strong_count(&self.busy) > 1 {
+                Duration::ZERO
+            } else {
+                let written = Duration::from_millis(self.written.load(Ordering::Relaxed));
+                coarse_now().saturating_sub(self.opened + written)
             };
             // A timer may go off a little before the coarse clock has turned.
             rest = if idle + TICK >= time { Duration::ZERO } else { time - idle };
@@ -144,20 +139,7 @@ fn coarse_now() -> Duration {
 }
 
 /// One request under way, until it is dropped.
-struct Busy(Arc<Activity>);
-
-impl Busy {
-    fn new(activity: &Arc<Activity>) -> Self {
-        activity.requests.fetch_add(1, Ordering::Relaxed);
-        Self(Arc::clone(activity))
-    }
-}
-
-impl Drop for Busy {
-    fn drop(&mut self) {
-        self.0.requests.fetch_sub(1, Ordering::Relaxed);
-    }
-}
+struct Busy;
 
 /// The connection's bytes, whose writing is noted.
 struct Wire {
@@ -226,14 +208,14 @@ where
             None => request.extensions_mut().insert(ConnectInfo(self.peer.clone())).map(drop),
         };
         process.reception().line().count_request();
-        Answering { busy: Some(Busy::new(&self.activity)), answering: self.app.call(request), http2 }
+        Answering { busy: Some(Arc::clone(&self.activity.busy)), answering: self.app.call(request), http2 }
     }
 }
 
 pin_project! {
     /// The app at work on a request.
     struct Answering<F> {
-        busy: Option<Busy>,
+        busy: Option<Arc<Busy>>,
         #[pin]
         answering: F,
         http2: bool,
@@ -264,7 +246,7 @@ pin_project! {
     struct Answer<B> {
         #[pin]
         body: B,
-        _busy: Option<Busy>,
+        _busy: Option<Arc<Busy>>,
     }
 }
 

@@ -28,7 +28,7 @@ use std::{
 pub use restart::Restart;
 use restart::{Intensity, Readiness};
 pub(crate) use slot::State;
-use slot::{KillCause, Removed, Slot, later};
+use slot::{KillCause, Removed, Slot, Worker, later};
 
 use crate::{Exit, ExitReason, ExitStatus, WorkerId};
 
@@ -268,13 +268,17 @@ impl Supervisor {
 
     fn leaving(&mut self, now: Instant, id: WorkerId, actions: &mut Vec<Action>) {
         let restart = self.restart();
-        let is_followed = restart.replaces(ExitReason::Asked);
         // What waits in the queue of a slot that stays empty is for whoever stays.
-        let last =
-            !is_followed && !self.slots.iter().flat_map(Slot::workers).any(|other| other.id != id && other.stays());
+        let last = self.leaves_nobody(Some(id));
         if let Some(index) = self.slot_of(id) {
             self.slots[index].leave(now, id, self.settings.grace, last, restart, actions);
         }
+    }
+
+    /// Whether nobody stays, or comes, once `leaver` is gone.
+    fn leaves_nobody(&self, leaver: Option<WorkerId>) -> bool {
+        let mut others = self.slots.iter().flat_map(Slot::workers).filter(|other| Some(other.id) != leaver);
+        !self.restart().replaces(ExitReason::Asked) && !others.any(Worker::stays)
     }
 
     fn misbehaved(&mut self, now: Instant, id: WorkerId, actions: &mut Vec<Action>) {
@@ -284,7 +288,7 @@ impl Supervisor {
     }
 
     fn spawn_failed(&mut self, now: Instant, id: WorkerId, actions: &mut Vec<Action>) {
-        match self.worker(id).map(slot::Worker::state) {
+        match self.worker(id).map(Worker::state) {
             // A worker that has spoken was spawned.
             None | Some(State::Ready) => {}
             // The order to drain or to kill may have come between the attempt and the news of it.
@@ -321,6 +325,10 @@ impl Supervisor {
         self.note_forced(exit.reason);
         if let Some(cause) = fatal {
             self.shut_down(now, cause, actions);
+        } else if self.leaves_nobody(None) {
+            // Those that leave are the last now, which they could not know.
+            let leavers = self.slots.iter_mut().flat_map(Slot::workers_mut);
+            leavers.for_each(|worker| worker.drain(now, self.settings.grace, true, actions));
         }
     }
 
@@ -436,11 +444,11 @@ impl Supervisor {
         self.slots.iter().position(|slot| slot.workers().any(|worker| worker.id == id))
     }
 
-    fn worker(&self, id: WorkerId) -> Option<&slot::Worker> {
+    fn worker(&self, id: WorkerId) -> Option<&Worker> {
         self.slots.iter().flat_map(Slot::workers).find(|worker| worker.id == id)
     }
 
-    fn workers_mut(&mut self) -> impl Iterator<Item = &mut slot::Worker> {
+    fn workers_mut(&mut self) -> impl Iterator<Item = &mut Worker> {
         self.slots.iter_mut().flat_map(Slot::workers_mut)
     }
 }

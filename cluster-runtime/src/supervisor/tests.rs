@@ -495,6 +495,17 @@ mod leaving_workers {
     }
 
     #[test]
+    fn under_never_one_that_leaves_and_becomes_the_last_is_told_so() {
+        let mut play = Play::serving(2, Restart::Never);
+        assert_eq!(play.step(leaving(1)), [drain(1, GRACE)]);
+        play.after(100, Event::Tick);
+        assert_eq!(
+            play.step(exited(2, Signal(9))),
+            [reaped(2, 1, Signal(9), Crashed, Next::Empty), drain_last(1, GRACE - 100)]
+        );
+    }
+
+    #[test]
     fn one_that_leaves_after_it_served_for_long_is_no_failure() {
         let mut play = Play::serving(1, Restart::Always);
         for worker in 1..100 {

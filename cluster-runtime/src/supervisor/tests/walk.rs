@@ -48,7 +48,7 @@ fn number_from(variable: &str) -> Option<u64> {
 }
 
 /// What the walk must have met.
-const SIGHTS: [&str; 33] = [
+const SIGHTS: [&str; 34] = [
     "all ready",
     "asked",
     "breaker",
@@ -81,6 +81,7 @@ const SIGHTS: [&str; 33] = [
     "stopped by force",
     "terminated again",
     "told again that it is the last",
+    "became the last",
     "two in a slot",
 ];
 
@@ -567,9 +568,7 @@ impl Shadow {
     }
 
     fn hear_leaving(&mut self, now: Instant, worker: u64) {
-        let stays = |other: &Known| other.asked.is_none() && other.killed.is_none() && other.condemned.is_none();
-        let is_alone = !self.workers.iter().any(|(id, other)| *id != worker && stays(other));
-        let (grace, last) = (self.settings.grace, self.settings.restart == Restart::Never && is_alone);
+        let (grace, last) = (self.settings.grace, self.leaves_nobody(worker));
         let Some(known) = self.workers.get_mut(&worker) else { return };
         if known.killed.is_some() || known.asked.is_some() {
             return;
@@ -584,6 +583,11 @@ impl Shadow {
             self.seen.insert("leaver in its seat");
         }
         self.let_go(now, slot);
+    }
+
+    fn leaves_nobody(&self, worker: u64) -> bool {
+        let stays = |other: &Known| other.asked.is_none() && other.killed.is_none() && other.condemned.is_none();
+        self.settings.restart == Restart::Never && !self.workers.iter().any(|(id, other)| *id != worker && stays(other))
     }
 
     fn hear_end(&mut self, now: Instant, worker: u64, exit: Exit) {
@@ -603,7 +607,13 @@ impl Shadow {
         if self.owed_shutdown.is_none() {
             self.let_go(now, known.slot);
         } else {
-            self.begin_stop(now);
+            return self.begin_stop(now);
+        }
+        if self.leaves_nobody(worker) {
+            for asked in self.workers.values_mut().filter_map(|known| known.asked.as_mut()) {
+                asked.last = true;
+                self.seen.insert("became the last");
+            }
         }
     }
 
