@@ -9,6 +9,7 @@ use crate::{measure, wrk};
 
 pub(crate) fn run(options: &Options) -> Result<(), String> {
     let peers = peer::select(&options.only)?;
+    let measurements = measure::select(&options.measure)?;
     if wrk::version().is_none() {
         return Err(
             "wrk makes the load and is missing; benches/install-peers installs it (Debian: apt-get install wrk)".into(),
@@ -22,7 +23,7 @@ pub(crate) fn run(options: &Options) -> Result<(), String> {
     }
     let mut samples = Samples::default();
     for round in 1..=options.rounds {
-        for (name, measurement) in measure::ALL {
+        for (name, measurement) in &measurements {
             eprintln!("round {round} of {}: {name}", options.rounds);
             installed.iter().for_each(|peer| measurement(peer, options, &mut samples));
         }

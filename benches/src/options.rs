@@ -2,8 +2,7 @@
 
 use std::time::Duration;
 
-pub(crate) const USAGE: &str =
-    "usage: cargo run --release -p benches -- compare [--rounds N] [--span SECONDS] [--only PEER,PEER]";
+pub(crate) const USAGE: &str = "usage: cargo run --release -p benches -- compare [--rounds N] [--span SECONDS] [--only PEER,PEER] [--measure NAME,NAME]";
 
 /// How much is measured.
 pub(crate) struct Options {
@@ -13,27 +12,30 @@ pub(crate) struct Options {
     pub(crate) span: Duration,
     /// The peers to measure, by name; all, if empty.
     pub(crate) only: Vec<String>,
+    /// What to measure of them, by name; everything, if empty.
+    pub(crate) measure: Vec<String>,
 }
 
 impl Options {
     pub(crate) fn parse(mut arguments: impl Iterator<Item = String>) -> Result<Self, String> {
-        let mut options = Self { rounds: 7, span: Duration::from_secs(3), only: Vec::new() };
+        let mut options = Self { rounds: 7, span: Duration::from_secs(3), only: Vec::new(), measure: Vec::new() };
         while let Some(key) = arguments.next() {
             let value = arguments.next().ok_or_else(|| format!("{key} needs a value\n{USAGE}"))?;
             match key.as_str() {
                 "--rounds" => options.rounds = positive(&key, &value)?,
                 "--span" => options.span = Duration::from_secs(positive(&key, &value)? as u64),
                 "--only" => options.only = value.split(',').map(str::to_owned).collect(),
+                "--measure" => options.measure = value.split(',').map(str::to_owned).collect(),
                 _ => return Err(format!("{key} is not known\n{USAGE}")),
             }
         }
         Ok(options)
     }
 
-    /// Fewer rounds, or peers, show that the bench works, and are no measurement.
+    /// Fewer rounds, peers or measurements show that the bench works, and are no measurement.
     pub(crate) fn is_trial(&self) -> bool {
         const ROUNDS_TO_JUDGE: usize = 5;
-        self.rounds < ROUNDS_TO_JUDGE || !self.only.is_empty()
+        self.rounds < ROUNDS_TO_JUDGE || !self.only.is_empty() || !self.measure.is_empty()
     }
 }
 

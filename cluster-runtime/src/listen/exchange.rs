@@ -115,10 +115,10 @@ impl Exchange {
         }
     }
 
-    /// How `slot` is doing as far as `port` goes. A worker that has been at one thing for longer than `busy` is busy.
-    pub(crate) fn readiness(&self, slot: usize, port: PortId, now: u64, busy: Duration) -> Readiness {
+    /// How `slot` is doing as far as `port` goes.
+    pub(crate) fn readiness(&self, slot: usize, port: PortId, now: u64) -> Readiness {
         let place = self.board.slot(slot);
-        readiness(place, place.accepting(port.0), now, busy)
+        readiness(place, place.accepting(port.0), now)
     }
 
     /// Whether the worker of `slot` takes connections from any port and is not busy.
@@ -138,15 +138,15 @@ impl Exchange {
             let place = self.board.slot(slot);
             let line = place.accepting(port.0);
             let (open, accepted) = line.map_or((0, 0), |(line, opened)| (opened.count(), line.accepted()));
-            (Load { slot, state: readiness(place, line, now, BUSY), open, accepted }, line)
+            (Load { slot, state: readiness(place, line, now), open, accepted }, line)
         };
         (0..self.mailboxes.len()).map(look).unzip()
     }
 }
 
-fn readiness(slot: &Slot, accepting: Option<(&Line, Opened)>, now: u64, busy: Duration) -> Readiness {
+fn readiness(slot: &Slot, accepting: Option<(&Line, Opened)>, now: u64) -> Readiness {
     match accepting {
-        Some((line, _)) if line.busy_for(now) > busy => Readiness::Busy,
+        Some((line, _)) if line.busy_for(now) > BUSY => Readiness::Busy,
         Some(_) => Readiness::Ready,
         // A worker that listens elsewhere has had its time to listen here, too.
         None if slot.is_manned() && slot.accepting_any().is_none() => Readiness::Coming,

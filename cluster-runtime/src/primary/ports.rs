@@ -31,11 +31,10 @@ use crate::os;
 const LOOK: Duration = Duration::from_millis(2);
 /// How often while they have something to do and get on with it. A look takes the time of a few requests from them.
 const LONGEST_LOOK: Duration = Duration::from_millis(16);
+/// For so long after one was stuck it is thought to be so soon again.
+const ALERT: Duration = Duration::from_secs(1);
 /// When nobody has had anything to do for so long, the primary sleeps until the bell rings.
 const CALM: Duration = Duration::from_millis(10);
-/// A worker that has been at one thing for so long gets no new connections from the kernel; what comes sooner is handed to others one
-/// by one, which is cheaper than to tell the kernel of every pause.
-const STUCK: Duration = Duration::from_millis(20);
 /// Mailboxes in one packet of the control lane.
 const MAILBOXES_AT_ONCE: usize = 250;
 
@@ -54,6 +53,8 @@ pub(super) struct Ports {
     next_look: Option<Instant>,
     /// The time from the last look to the next.
     pause: Duration,
+    /// When somebody was last seen to be stuck, by the board's clock.
+    last_busy: u64,
     is_stopping: bool,
 }
 
@@ -82,6 +83,7 @@ impl Ports {
             tended: BTreeMap::new(),
             next_look: None,
             pause: LOOK,
+            last_busy: 0,
             is_stopping: false,
         })
     }
@@ -158,7 +160,11 @@ impl Ports {
         let now = board::now();
         let sources = self.exclude_who_does_not_serve(now);
         self.tend(&sources);
-        self.pause = if was_asleep || self.is_anyone_busy(now) { LOOK } else { (self.pause * 2).min(LONGEST_LOOK) };
+        if self.is_anyone_busy(now) {
+            self.last_busy = now;
+        }
+        let is_alert = was_asleep || now - self.last_busy < ALERT.as_nanos() as u64;
+        self.pause = if is_alert { LOOK } else { (self.pause * 2).min(LONGEST_LOOK) };
         self.next_look = Some(Instant::now() + self.pause);
         if self.is_calm(now) {
             self.board.set_watching(false);
@@ -234,18 +240,16 @@ impl Ports {
         let exchange = Arc::clone(&self.exchange);
         let dispatch = exchange.dispatch();
         for port in self.registry.streams().collect::<Vec<_>>() {
-            let states =
-                |busy| (0..self.slots()).map(|slot| exchange.readiness(slot, port, now, busy)).collect::<Vec<_>>();
-            let at_once = states(BUSY);
-            if at_once.iter().any(|state| matches!(state, Readiness::Ready | Readiness::Busy)) {
-                let excluded = dispatch.excluded(&at_once);
+            let states: Vec<_> = (0..self.slots()).map(|slot| exchange.readiness(slot, port, now)).collect();
+            let excluded = dispatch.excluded(&states);
+            if states.iter().any(|state| matches!(state, Readiness::Ready | Readiness::Busy)) {
                 sources.extend(excluded.iter().map(|slot| Source::Shard(port, *slot)));
                 // A mailbox is for all ports: as long as its worker looks into it, others must not.
-                let is_left = |slot: &&usize| dispatch.may_redirect(at_once[**slot]) && !exchange.is_ready(**slot, now);
+                let is_left = |slot: &&usize| dispatch.may_redirect(states[**slot]) && !exchange.is_ready(**slot, now);
                 sources.extend(excluded.iter().filter(is_left).map(|slot| Source::Mailbox(*slot)));
                 sources.insert(Source::Shared(port));
             }
-            self.registry.exclude(port, dispatch.excluded(&states(STUCK)));
+            self.registry.exclude(port, excluded);
         }
         for port in self.registry.datagrams().collect::<Vec<_>>() {
             // Datagrams cannot be handed over, so they are kept for whoever comes soon.
@@ -279,7 +283,7 @@ impl Ports {
     fn unserved_shards(&self) -> Vec<(PortId, usize)> {
         let now = board::now();
         let all = self.registry.streams().flat_map(|port| (0..self.slots()).map(move |slot| (port, slot)));
-        all.filter(|(port, slot)| self.exchange.readiness(*slot, *port, now, BUSY) == Readiness::Vacant).collect()
+        all.filter(|(port, slot)| self.exchange.readiness(*slot, *port, now) == Readiness::Vacant).collect()
     }
 
     /// Hands over what waits there now. What nobody can take goes into the mailbox of somebody who still looks; if there is nobody,

@@ -12,7 +12,7 @@ use tokio::task::JoinHandle;
 use tokio::time::{sleep, timeout};
 
 use crate::board;
-use crate::listen::exchange::{BUSY, Choice, Client, Exchange, Outgoing};
+use crate::listen::exchange::{Choice, Client, Exchange, Outgoing};
 use crate::listen::mailbox::{self, BATCH, Connection};
 use crate::listen::place::Readiness;
 use crate::listen::{Address, PortId, is_about_one_connection};
@@ -140,7 +140,7 @@ impl Source {
     /// Whether somebody can take what waits there.
     fn has_taker(self, exchange: &Exchange) -> bool {
         let now = board::now();
-        let is_ready = |port, slot| exchange.readiness(slot, port, now, BUSY) == Readiness::Ready;
+        let is_ready = |port, slot| exchange.readiness(slot, port, now) == Readiness::Ready;
         match self {
             Self::Shard(port, _) | Self::Shared(port) => {
                 (0..exchange.mailboxes().len()).any(|slot| is_ready(port, slot))
