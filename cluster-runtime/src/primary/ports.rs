@@ -15,11 +15,11 @@ use tokio::io::Interest;
 use tokio::io::unix::AsyncFd;
 use tokio::time::sleep_until;
 
-use super::tend::{Source, Tended, Waiting, sweep};
+use super::tend::{LastRescue, Source, Tended, Waiting, sweep};
 use crate::WorkerId;
 use crate::board::{self, Board};
 use crate::control::{Control, Granted, ToWorker};
-use crate::listen::exchange::{BUSY, Exchange};
+use crate::listen::exchange::Exchange;
 use crate::listen::inherited::InheritedSockets;
 use crate::listen::mailbox::{self, Mailboxes};
 use crate::listen::place::{Dispatch, Readiness};
@@ -31,7 +31,7 @@ use crate::os;
 const LOOK: Duration = Duration::from_millis(2);
 /// How often while they have something to do and get on with it. A look takes the time of a few requests from them.
 const LONGEST_LOOK: Duration = Duration::from_millis(16);
-/// For so long after one was stuck it is thought to be so soon again.
+/// For so long after somebody waited behind one that was stuck, that is thought to happen again.
 const ALERT: Duration = Duration::from_secs(1);
 /// When nobody has had anything to do for so long, the primary sleeps until the bell rings.
 const CALM: Duration = Duration::from_millis(10);
@@ -53,8 +53,7 @@ pub(super) struct Ports {
     next_look: Option<Instant>,
     /// The time from the last look to the next.
     pause: Duration,
-    /// When somebody was last seen to be stuck, by the board's clock.
-    last_busy: u64,
+    last_rescue: Arc<LastRescue>,
     is_stopping: bool,
 }
 
@@ -83,7 +82,7 @@ impl Ports {
             tended: BTreeMap::new(),
             next_look: None,
             pause: LOOK,
-            last_busy: 0,
+            last_rescue: Arc::default(),
             is_stopping: false,
         })
     }
@@ -160,10 +159,7 @@ impl Ports {
         let now = board::now();
         let sources = self.exclude_who_does_not_serve(now);
         self.tend(&sources);
-        if self.is_anyone_busy(now) {
-            self.last_busy = now;
-        }
-        let is_alert = was_asleep || now - self.last_busy < ALERT.as_nanos() as u64;
+        let is_alert = was_asleep || self.last_rescue.elapsed(now) < ALERT;
         self.pause = if is_alert { LOOK } else { (self.pause * 2).min(LONGEST_LOOK) };
         self.next_look = Some(Instant::now() + self.pause);
         if self.is_calm(now) {
@@ -226,10 +222,6 @@ impl Ports {
         self.mailboxes.len()
     }
 
-    fn is_anyone_busy(&self, now: u64) -> bool {
-        (0..self.slots()).any(|slot| self.board.slot(slot).lines().iter().any(|line| line.busy_for(now) > BUSY))
-    }
-
     fn is_calm(&self, now: u64) -> bool {
         (0..self.slots()).all(|slot| self.board.slot(slot).at_rest_for(now) > CALM)
     }
@@ -267,7 +259,7 @@ impl Ports {
                 continue;
             }
             let Some(fd) = self.source(*source) else { continue };
-            match Tended::start(fd, *source, &self.exchange) {
+            match Tended::start(fd, *source, &self.exchange, &self.last_rescue) {
                 Ok(tended) => _ = self.tended.insert(*source, tended),
                 Err(error) => tracing::warn!(%error, "cannot look after a queue that nobody serves"),
             }

@@ -3,6 +3,7 @@
 use std::io;
 use std::os::fd::{AsFd as _, BorrowedFd, OwnedFd};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use tokio::io::Interest;
@@ -44,15 +45,34 @@ pub(super) struct Tended {
 
 impl Tended {
     /// Must be called inside the runtime.
-    pub(super) fn start(fd: BorrowedFd<'_>, source: Source, exchange: &Arc<Exchange>) -> io::Result<Self> {
+    pub(super) fn start(
+        fd: BorrowedFd<'_>,
+        source: Source,
+        exchange: &Arc<Exchange>,
+        last_rescue: &Arc<LastRescue>,
+    ) -> io::Result<Self> {
         let fd = os::register(fd.try_clone_to_owned()?, Interest::READABLE)?;
         let (sender, stopped) = oneshot::channel();
-        let task = tokio::spawn(tend(fd, source, Arc::clone(exchange), Stop(stopped)));
+        let task = tokio::spawn(tend(fd, source, Arc::clone(exchange), Arc::clone(last_rescue), Stop(stopped)));
         Ok(Self { task, _dropped_to_stop: sender })
     }
 
     pub(super) fn has_ended(&self) -> bool {
         self.task.is_finished()
+    }
+}
+
+/// When a connection was last taken out of a queue that is another's to serve.
+#[derive(Debug, Default)]
+pub(super) struct LastRescue(AtomicU64);
+
+impl LastRescue {
+    fn note(&self) {
+        self.0.store(board::now(), Ordering::Relaxed);
+    }
+
+    pub(super) fn elapsed(&self, now: u64) -> Duration {
+        Duration::from_nanos(now.saturating_sub(self.0.load(Ordering::Relaxed)))
     }
 }
 
@@ -86,7 +106,13 @@ const SHORTEST_PAUSE: Duration = Duration::from_millis(1);
 const LONGEST_PAUSE: Duration = Duration::from_millis(50);
 
 /// Hands over what comes, until it is stopped.
-async fn tend(fd: AsyncFd<OwnedFd>, source: Source, exchange: Arc<Exchange>, mut stop: Stop) {
+async fn tend(
+    fd: AsyncFd<OwnedFd>,
+    source: Source,
+    exchange: Arc<Exchange>,
+    last_rescue: Arc<LastRescue>,
+    mut stop: Stop,
+) {
     let mut pause = SHORTEST_PAUSE;
     let mut waited = Duration::ZERO;
     let mut is_failing = false;
@@ -124,6 +150,9 @@ async fn tend(fd: AsyncFd<OwnedFd>, source: Source, exchange: Arc<Exchange>, mut
                 }
             },
         };
+        if source.slot().is_some() {
+            last_rescue.note();
+        }
         let left = hand_over(taken, &exchange);
         if left.connections.is_empty() {
             pause = SHORTEST_PAUSE;
