@@ -13,7 +13,6 @@ use std::time::{Duration, Instant};
 use nix::sys::eventfd::{EfdFlags, EventFd};
 use tokio::io::Interest;
 use tokio::io::unix::AsyncFd;
-use tokio::time::sleep_until;
 
 use super::tend::{LastRescue, Source, Tended, Waiting, sweep};
 use crate::WorkerId;
@@ -131,13 +130,11 @@ impl Ports {
 
     /// Completes when it is time to [look](Self::look). Cancel safe.
     pub(super) async fn is_due(&self) {
-        match self.next_look {
-            Some(time) => sleep_until(time.into()).await,
-            None => {
-                let read = |bell: &OwnedFd| nix::unistd::read(bell, &mut [0; 8]).map_err(io::Error::from);
-                // An error would mean that the runtime shuts down, and this process with it.
-                _ = self.bell.async_io(Interest::READABLE, read).await;
-            }
+        let read = |bell: &OwnedFd| nix::unistd::read(bell, &mut [0; 8]).map_err(io::Error::from);
+        tokio::select! {
+            () = super::sleep_until_some(self.next_look) => {}
+            // An error would mean that the runtime shuts down, and this process with it.
+            _rung = self.bell.async_io(Interest::READABLE, read) => {}
         }
     }
 
@@ -286,10 +283,12 @@ impl Ports {
             let looks = |slot: &usize| {
                 source.slot() != Some(*slot) && self.board.slot(*slot).is_manned() && self.has_queue(port, *slot)
             };
-            let Some(slot) = (0..self.slots()).find(looks) else { continue };
-            let lost = self.exchange.post(slot, self.exchange.uncounted(port), connections).len();
+            let lost = match (0..self.slots()).find(looks) {
+                Some(slot) => self.exchange.post(slot, self.exchange.uncounted(port), connections).len(),
+                None => connections.len(),
+            };
             if lost > 0 {
-                tracing::error!(lost, "connections are lost: nobody can take them over");
+                tracing::warn!(lost, "connections are closed unserved: nobody is left to take them over");
             }
         }
     }

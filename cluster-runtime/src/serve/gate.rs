@@ -3,7 +3,7 @@
 use std::future::Future;
 use std::pin::Pin;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, OnceLock};
 use std::task::{Context, Poll, Wake, Waker};
 
 use pin_project_lite::pin_project;
@@ -22,7 +22,7 @@ pin_project! {
 
 impl<F: Future> Gated<F> {
     pub(super) fn new(future: F) -> Self {
-        let gate = Arc::new(Gate { is_open: AtomicBool::new(true), task: Mutex::new(Waker::noop().clone()) });
+        let gate = Arc::new(Gate { is_open: AtomicBool::new(true), task: OnceLock::new() });
         Self { future, waker: Waker::from(Arc::clone(&gate)), gate }
     }
 }
@@ -32,7 +32,12 @@ impl<F: Future> Future for Gated<F> {
 
     fn poll(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<F::Output> {
         let this = self.project();
-        this.gate.lock().clone_from(context.waker());
+        let task = this.gate.task.get_or_init(|| context.waker().clone());
+        if !task.will_wake(context.waker()) {
+            // It has moved to another task, where it is not gated, and may move back.
+            this.gate.is_open.store(true, Ordering::Release);
+            return this.future.poll(context);
+        }
         if this.gate.is_open.swap(false, Ordering::AcqRel) {
             this.future.poll(&mut Context::from_waker(this.waker))
         } else {
@@ -43,14 +48,8 @@ impl<F: Future> Future for Gated<F> {
 
 struct Gate {
     is_open: AtomicBool,
-    /// Whom to wake.
-    task: Mutex<Waker>,
-}
-
-impl Gate {
-    fn lock(&self) -> std::sync::MutexGuard<'_, Waker> {
-        self.task.lock().unwrap_or_else(PoisonError::into_inner)
-    }
+    /// Whom to wake: the task that has polled first.
+    task: OnceLock<Waker>,
 }
 
 impl Wake for Gate {
@@ -61,8 +60,9 @@ impl Wake for Gate {
     fn wake_by_ref(self: &Arc<Self>) {
         // Before the task is woken: it may look at once.
         self.is_open.store(true, Ordering::Release);
-        let task = self.lock().clone();
-        task.wake();
+        if let Some(task) = self.task.get() {
+            task.wake_by_ref();
+        }
     }
 }
 
@@ -89,7 +89,15 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn it_is_not_polled_along_with_others_and_wakes_the_task_that_polled_last() {
+    async fn it_completes_in_another_task_than_the_one_that_polled_first() {
+        let mut gated = Box::pin(Gated::new(sleep(Duration::from_secs(1))));
+        timeout(Duration::from_millis(1), gated.as_mut()).await.expect_err("it is too early");
+        let moved = tokio::spawn(async move { timeout(Duration::from_secs(2), gated).await });
+        moved.await.unwrap().expect("it was woken");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn it_is_not_polled_along_with_others() {
         let polls = std::cell::Cell::new(0);
         let mut inner = Box::pin(sleep(Duration::from_secs(10)));
         let counted = poll_fn(|context| {
@@ -98,7 +106,6 @@ mod tests {
         });
         let mut gated = Box::pin(Gated::new(counted));
         for _ in 0..100 {
-            // Each timeout is a task of its own to the eye of the waker.
             timeout(Duration::from_millis(1), gated.as_mut()).await.expect_err("it is too early");
         }
         gated.await;
