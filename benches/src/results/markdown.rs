@@ -19,7 +19,7 @@ const SECTIONS: [Section; 5] = [
     Section {
         title: "Serving",
         note: "Two workers or threads under wrk with one thread and 64 connections; CPU time, user and system, is that of the \
-               peer's whole process tree.",
+               peer's whole process tree. All clients have one address, so under `sticky` one worker serves them all, here and below.",
         figures: &[
             Figure::PerSecond(Load::Kept),
             Figure::Cpu(Load::Kept),
