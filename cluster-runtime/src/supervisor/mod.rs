@@ -222,6 +222,7 @@ impl Supervisor {
         }
         self.spawn_due(now, actions);
         self.expire(now, actions);
+        self.tell_the_last(now, actions);
         self.complete_start(actions);
         self.conclude(actions);
     }
@@ -275,6 +276,14 @@ impl Supervisor {
         }
     }
 
+    /// Once nobody stays, all that leave have to empty their queues, which they could not know before.
+    fn tell_the_last(&mut self, now: Instant, actions: &mut Vec<Action>) {
+        if self.leaves_nobody(None) {
+            let leavers = self.slots.iter_mut().flat_map(Slot::workers_mut);
+            leavers.for_each(|worker| worker.drain(now, self.settings.grace, true, actions));
+        }
+    }
+
     /// Whether nobody stays, or comes, once `leaver` is gone.
     fn leaves_nobody(&self, leaver: Option<WorkerId>) -> bool {
         let mut others = self.slots.iter().flat_map(Slot::workers).filter(|other| Some(other.id) != leaver);
@@ -325,10 +334,6 @@ impl Supervisor {
         self.note_forced(exit.reason);
         if let Some(cause) = fatal {
             self.shut_down(now, cause, actions);
-        } else if self.leaves_nobody(None) {
-            // Those that leave are the last now, which they could not know.
-            let leavers = self.slots.iter_mut().flat_map(Slot::workers_mut);
-            leavers.for_each(|worker| worker.drain(now, self.settings.grace, true, actions));
         }
     }
 

@@ -607,13 +607,7 @@ impl Shadow {
         if self.owed_shutdown.is_none() {
             self.let_go(now, known.slot);
         } else {
-            return self.begin_stop(now);
-        }
-        if self.leaves_nobody(worker) {
-            for asked in self.workers.values_mut().filter_map(|known| known.asked.as_mut()) {
-                asked.last = true;
-                self.seen.insert("became the last");
-            }
+            self.begin_stop(now);
         }
     }
 
@@ -815,9 +809,14 @@ impl Shadow {
     }
 
     fn witness_drain(&mut self, now: Instant, worker: u64, grace: Duration, last: bool) {
+        let is_alone = self.leaves_nobody(worker);
         let known = self.workers.get_mut(&worker).expect("drains only who is there");
         assert!(known.killed.is_none(), "no request after a kill");
         let asked = known.asked.as_mut().expect("a worker is drained only in a stop or if it leaves");
+        if is_alone && last && !asked.last {
+            asked.last = true;
+            self.seen.insert("became the last");
+        }
         assert_eq!(last, asked.last);
         assert!(
             asked.told.is_none() || (last && asked.told == Some(false)),
@@ -899,11 +898,13 @@ impl Shadow {
     fn settle(&mut self, now: Instant) {
         assert_eq!(self.owed_reap, None, "an end is told");
         assert_eq!(self.owed_shutdown, None, "the cluster has to stop");
+        let is_last = self.leaves_nobody(0);
         for (worker, known) in &self.workers {
             assert_eq!(known.condemned, None, "worker {worker} has to be killed");
             assert!(known.deadline().is_none_or(|deadline| deadline > now), "worker {worker} is overdue");
             if let (Some(asked), None) = (known.asked, known.killed) {
                 assert_eq!(asked.told, Some(asked.last), "worker {worker} has to be told");
+                assert!(!is_last || asked.last, "worker {worker} has to be told that nobody stays");
                 assert!(asked.deadline <= now + self.settings.grace);
             }
         }
