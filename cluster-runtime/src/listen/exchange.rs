@@ -86,6 +86,13 @@ impl Exchange {
         Choice::Undecided
     }
 
+    /// Chooses a slot for a connection that was not accepted here, or cannot stay. Where clients are known by the head of their request,
+    /// which is not looked at here, it goes where there is room.
+    pub(crate) fn place_again(&self, port: PortId, client: &Address) -> Choice {
+        let client = if self.dispatch.head_key().is_some() { Client::Unknown } else { Client::At(client) };
+        self.place(None, port, client)
+    }
+
     /// Hands over what `outgoing` holds. What cannot be handed over now comes back, uncounted.
     pub(crate) fn send(&self, port: PortId, is_unplaced: bool, outgoing: Outgoing) -> Vec<Connection> {
         let mut left = Vec::new();
@@ -97,13 +104,13 @@ impl Exchange {
         left
     }
 
-    /// What goes with connections to `port` that nobody has counted or placed.
-    pub(crate) fn uncounted(&self, port: PortId) -> Cover {
-        Cover { port, counted_by: Tag::NOBODY.number(), is_unplaced: self.dispatch.head_key().is_some() }
+    /// Puts connections to `port` that nobody has counted or placed into the mailbox of `slot`. Those that do not fit come back.
+    pub(crate) fn leave_with(&self, slot: usize, port: PortId, connections: Vec<Connection>) -> Vec<Connection> {
+        let is_unplaced = self.dispatch.head_key().is_some();
+        self.post(slot, Cover { port, counted_by: Tag::NOBODY.number(), is_unplaced }, connections)
     }
 
-    /// Puts connections into the mailbox of `slot`. Those that do not fit come back.
-    pub(crate) fn post(&self, slot: usize, cover: Cover, connections: Vec<Connection>) -> Vec<Connection> {
+    fn post(&self, slot: usize, cover: Cover, connections: Vec<Connection>) -> Vec<Connection> {
         let batches = in_batches(connections);
         batches.filter(|batch| self.mailboxes.send(slot, cover, batch).is_err()).flatten().collect()
     }

@@ -265,7 +265,7 @@ impl<'a> Loads<'a> {
         let takes = |slot: &usize| self.of(*slot).is_some_and(|load| load.state != Readiness::Vacant);
         // A user's code, in the primary too. What it may leave half done is its own.
         let chosen = catch_unwind(AssertUnwindSafe(|| placement.place(client, self))).unwrap_or(None);
-        chosen.filter(takes).or_else(|| self.least_loaded()).or(self.here).or_else(|| self.least_busy())
+        chosen.filter(takes).or_else(|| self.place_anywhere())
     }
 
     /// The slot for a client of which nothing is known yet.

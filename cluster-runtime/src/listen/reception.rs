@@ -295,11 +295,8 @@ impl Reception {
     pub(crate) fn pass_on(&self, desk: &Arc<Desk>) {
         let mut outgoing = Outgoing::default();
         let mut rest = VecDeque::new();
-        let is_by_head = self.exchange.dispatch().head_key().is_some();
         for arrival in std::mem::take(&mut *desk.waiting()) {
-            // Where it belongs was looked up and is here, which cannot have it.
-            let client = if is_by_head { Client::Unknown } else { Client::At(&arrival.connection.client) };
-            match self.exchange.place(None, desk.port, client) {
+            match self.exchange.place_again(desk.port, &arrival.connection.client) {
                 Choice::There { slot, counted_by } if slot != self.seat.slot => {
                     outgoing.push(slot, counted_by, arrival.connection);
                 }

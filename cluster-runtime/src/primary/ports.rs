@@ -284,7 +284,7 @@ impl Ports {
                 source.slot() != Some(*slot) && self.board.slot(*slot).is_manned() && self.has_queue(port, *slot)
             };
             let lost = match (0..self.slots()).find(looks) {
-                Some(slot) => self.exchange.post(slot, self.exchange.uncounted(port), connections).len(),
+                Some(slot) => self.exchange.leave_with(slot, port, connections).len(),
                 None => connections.len(),
             };
             if lost > 0 {

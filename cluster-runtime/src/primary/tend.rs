@@ -13,7 +13,7 @@ use tokio::task::JoinHandle;
 use tokio::time::{sleep, timeout};
 
 use crate::board;
-use crate::listen::exchange::{Choice, Client, Exchange, Outgoing};
+use crate::listen::exchange::{Choice, Exchange, Outgoing};
 use crate::listen::mailbox::{self, BATCH, Connection};
 use crate::listen::place::Readiness;
 use crate::listen::{Address, PortId, is_about_one_connection};
@@ -186,7 +186,7 @@ async fn put_back(waiting: Waiting, source: Source, exchange: &Exchange) {
     let slot = source.slot().unwrap_or_else(|| exchange.some_manned());
     let mut pause = SHORTEST_PAUSE;
     loop {
-        connections = exchange.post(slot, exchange.uncounted(port), connections);
+        connections = exchange.leave_with(slot, port, connections);
         if connections.is_empty() {
             return;
         }
@@ -233,8 +233,7 @@ fn hand_over(waiting: Waiting, exchange: &Exchange) -> Waiting {
     let mut left = Vec::new();
     let is_unplaced = exchange.dispatch().head_key().is_some();
     for connection in connections {
-        let client = if is_unplaced { Client::Unknown } else { Client::At(&connection.client) };
-        match exchange.place(None, port, client) {
+        match exchange.place_again(port, &connection.client) {
             Choice::There { slot, counted_by } => outgoing.push(slot, counted_by, connection),
             Choice::Here | Choice::Undecided => left.push(connection),
         }

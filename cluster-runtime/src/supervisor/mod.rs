@@ -279,8 +279,8 @@ impl Supervisor {
     /// Once nobody stays, all that leave have to empty their queues, which they could not know before.
     fn tell_the_last(&mut self, now: Instant, actions: &mut Vec<Action>) {
         if self.leaves_nobody(None) {
-            let leavers = self.slots.iter_mut().flat_map(Slot::workers_mut);
-            leavers.for_each(|worker| worker.drain(now, self.settings.grace, true, actions));
+            let grace = self.settings.grace;
+            self.workers_mut().for_each(|worker| worker.drain(now, grace, true, actions));
         }
     }
 
