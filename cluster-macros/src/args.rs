@@ -5,6 +5,7 @@
 
 use std::time::Duration;
 
+use bytesize::ByteSize;
 use proc_macro2::{Ident, Span, TokenStream, TokenTree};
 use syn::ext::IdentExt as _;
 use syn::parse::{ParseStream, Parser as _};
@@ -25,6 +26,14 @@ pub(crate) struct Plan {
     pub(crate) restart: Option<Given<Restart>>,
     pub(crate) start_timeout: Option<Given<Duration>>,
     pub(crate) grace: Option<Given<Duration>>,
+    pub(crate) drain_delay: Option<Given<Duration>>,
+    pub(crate) drain_spread: Option<Given<Duration>>,
+    pub(crate) surge: Option<Given<usize>>,
+    pub(crate) watchdog: Option<Given<Limit<Duration>>>,
+    pub(crate) max_requests: Option<Given<Limit<u64>>>,
+    pub(crate) max_age: Option<Given<Limit<Duration>>>,
+    /// In bytes.
+    pub(crate) max_memory: Option<Given<Limit<u64>>>,
     pub(crate) primary: Option<Given<ExprPath>>,
 }
 
@@ -38,6 +47,13 @@ pub(crate) struct Given<T> {
 pub(crate) enum Workers {
     Auto,
     Count(usize),
+}
+
+/// A limit that can be turned off.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Limit<T> {
+    Off,
+    At(T),
 }
 
 pub(crate) enum Dispatch {
@@ -77,6 +93,13 @@ impl Plan {
             Key::Restart => self.restart = Some(Given { key: name, value: restart(&value)? }),
             Key::StartTimeout => self.start_timeout = Some(Given { key: name, value: start_timeout(&value)? }),
             Key::Grace => self.grace = Some(Given { key: name, value: duration(key, &value)? }),
+            Key::DrainDelay => self.drain_delay = Some(Given { key: name, value: duration(key, &value)? }),
+            Key::DrainSpread => self.drain_spread = Some(Given { key: name, value: duration(key, &value)? }),
+            Key::Surge => self.surge = Some(Given { key: name, value: count(key, &value)? }),
+            Key::Watchdog => self.watchdog = Some(Given { key: name, value: limit(&value, long_time(key))? }),
+            Key::MaxRequests => self.max_requests = Some(Given { key: name, value: limit(&value, requests)? }),
+            Key::MaxAge => self.max_age = Some(Given { key: name, value: limit(&value, long_time(key))? }),
+            Key::MaxMemory => self.max_memory = Some(Given { key: name, value: limit(&value, memory)? }),
             Key::Config => self.config = Some(value),
             Key::Crate => self.krate = Some(crate_path(&value)?),
         }
@@ -171,6 +194,13 @@ enum Key {
     Restart,
     StartTimeout,
     Grace,
+    DrainDelay,
+    DrainSpread,
+    Surge,
+    Watchdog,
+    MaxRequests,
+    MaxAge,
+    MaxMemory,
     Config,
     Crate,
 }
@@ -185,7 +215,7 @@ struct Spec {
 }
 
 impl Key {
-    const ALL: [Self; 9] = [
+    const ALL: [Self; 16] = [
         Self::Workers,
         Self::Threads,
         Self::Primary,
@@ -193,6 +223,13 @@ impl Key {
         Self::Restart,
         Self::StartTimeout,
         Self::Grace,
+        Self::DrainDelay,
+        Self::DrainSpread,
+        Self::Surge,
+        Self::Watchdog,
+        Self::MaxRequests,
+        Self::MaxAge,
+        Self::MaxMemory,
         Self::Config,
         Self::Crate,
     ];
@@ -231,6 +268,35 @@ impl Key {
                 "grace",
                 r#"`grace = "30s"`"#,
                 &["grace_period", "graceful", "grace_timeout", "stop_timeout", "shutdown_timeout", "drain_timeout"],
+            ),
+            Self::DrainDelay => (
+                "drain_delay",
+                r#"`drain_delay = "5s"`"#,
+                &["delay", "shutdown_delay", "pre_stop", "stop_delay", "lame_duck"],
+            ),
+            Self::DrainSpread => {
+                ("drain_spread", r#"`drain_spread = "10s"`"#, &["spread", "close_spread", "close_spread_time"])
+            }
+            Self::Surge => ("surge", "`surge = 1`", &["max_surge", "reload_workers", "parallel"]),
+            Self::Watchdog => (
+                "watchdog",
+                r#"`watchdog = "60s"` or `watchdog = "off"`"#,
+                &["worker_timeout", "heartbeat", "hang_timeout", "watchdog_timeout"],
+            ),
+            Self::MaxRequests => (
+                "max_requests",
+                r#"`max_requests = 100_000` or `max_requests = "off"`"#,
+                &["requests", "max_connections", "max_tasks"],
+            ),
+            Self::MaxAge => (
+                "max_age",
+                r#"`max_age = "12h"` or `max_age = "off"`"#,
+                &["age", "lifetime", "max_lifetime", "max_worker_lifetime", "ttl"],
+            ),
+            Self::MaxMemory => (
+                "max_memory",
+                r#"`max_memory = "512MiB"` or `max_memory = "off"`"#,
+                &["memory", "max_memory_restart", "max_rss", "memory_limit", "reload_on_rss"],
             ),
             Self::Config => {
                 ("config", "`config = expression`, of type `cluster::Config`", &["configuration", "conf", "cfg"])
@@ -271,6 +337,8 @@ impl Key {
 const MOST: usize = 1024;
 /// The longest time that a setting may name. The runtime holds the same limit.
 const LONGEST: Duration = Duration::from_secs(24 * 60 * 60);
+/// The longest that a worker may be told to live; the runtime's limit, too.
+const LONGEST_AGE: Duration = Duration::from_secs(366 * 24 * 60 * 60);
 
 fn workers(value: &Expr) -> Result<Workers> {
     match text(value) {
@@ -344,6 +412,41 @@ fn start_timeout(value: &Expr) -> Result<Duration> {
     Ok(time)
 }
 
+/// The value, unless it is `"off"`.
+fn limit<T>(value: &Expr, read: impl FnOnce(&Expr) -> Result<T>) -> Result<Limit<T>> {
+    match text(value) {
+        Some((word, _)) if word == "off" => Ok(Limit::Off),
+        _ => read(value).map(Limit::At),
+    }
+}
+
+/// A time of a second or more.
+fn long_time(key: Key) -> impl Fn(&Expr) -> Result<Duration> {
+    move |value| {
+        let time = duration(key, value)?;
+        let name = key.spec().name;
+        if time < Duration::from_secs(1) {
+            let text = format_args!("`{name}` is a second at least; {}", key.form());
+            return Err(Error::new_spanned(value, text));
+        }
+        Ok(time)
+    }
+}
+
+fn requests(value: &Expr) -> Result<u64> {
+    let key = Key::MaxRequests;
+    let Expr::Lit(ExprLit { lit: Lit::Int(number), .. }) = value else { return Err(key.mistyped(value)) };
+    match number.base10_parse() {
+        Ok(requests @ 1..) if matches!(number.suffix(), "" | "u64") => Ok(requests),
+        _ => Err(key.mistyped(value)),
+    }
+}
+
+fn memory(value: &Expr) -> Result<u64> {
+    let size = text(value).and_then(|(text, _)| text.parse::<ByteSize>().ok()).map(|size| size.as_u64());
+    size.filter(|bytes| *bytes > 0).ok_or_else(|| Key::MaxMemory.mistyped(value))
+}
+
 fn duration(key: Key, value: &Expr) -> Result<Duration> {
     let name = key.spec().name;
     if let Expr::Lit(ExprLit { lit: Lit::Int(number), .. }) = value {
@@ -355,7 +458,12 @@ fn duration(key: Key, value: &Expr) -> Result<Duration> {
     }
     let Some((words, span)) = text(value) else { return Err(key.mistyped(value)) };
     match humantime::parse_duration(&words) {
-        Ok(time) if time > LONGEST => Err(Error::new(span, format_args!("`{name}` is at most \"24h\""))),
+        Ok(time) if key == Key::MaxAge && time > LONGEST_AGE => {
+            Err(Error::new(span, format_args!("`{name}` is at most \"366days\"")))
+        }
+        Ok(time) if key != Key::MaxAge && time > LONGEST => {
+            Err(Error::new(span, format_args!("`{name}` is at most \"24h\"")))
+        }
         Ok(time) if time.subsec_nanos() % 1_000_000 != 0 => {
             Err(Error::new(span, format_args!("`{name}` counts in whole milliseconds, such as \"500ms\"")))
         }
@@ -419,6 +527,19 @@ mod tests {
     }
 
     #[test]
+    fn limits_can_be_set_and_turned_off() {
+        let (plan, mistakes) = read(quote!(max_requests = 1_000, max_age = "7days", max_memory = "1.5GiB"));
+        assert!(mistakes.is_empty(), "{mistakes:?}");
+        assert_eq!(value(plan.max_requests), Some(Limit::At(1_000)));
+        assert_eq!(value(plan.max_age), Some(Limit::At(Duration::from_secs(7 * 86_400))));
+        assert_eq!(value(plan.max_memory), Some(Limit::At(3 << 29)));
+        let (plan, mistakes) = read(quote!(max_requests = "off", max_age = "off", watchdog = "off"));
+        assert!(mistakes.is_empty(), "{mistakes:?}");
+        assert_eq!(value(plan.max_requests), Some(Limit::Off));
+        assert_eq!((value(plan.max_age), value(plan.watchdog)), (Some(Limit::Off), Some(Limit::Off)));
+    }
+
+    #[test]
     fn an_invisible_group_is_looked_through() {
         let number = proc_macro2::Group::new(proc_macro2::Delimiter::None, quote!(4));
         let (plan, mistakes) = read(quote!(workers = #number));
@@ -464,6 +585,14 @@ mod tests {
             quote!(start_timeout = "0s"),
             quote!(grace = 30s),
             quote!(grace = "30"),
+            quote!(surge = 0),
+            quote!(watchdog = 60),
+            quote!(watchdog = "10ms"),
+            quote!(max_requests = 0),
+            quote!(max_requests = "many"),
+            quote!(max_age = "0s"),
+            quote!(max_memory = 512),
+            quote!(max_memory = "0MiB"),
             quote!(crate = "not a path"),
             quote!(workers 4),
             quote!(workers),

@@ -11,7 +11,7 @@ use syn::parse::{Parse, ParseStream};
 use syn::spanned::Spanned as _;
 use syn::{Attribute, FnArg, Pat, PatIdent, Result, Safety, Signature, Type, Visibility};
 
-use crate::args::{Dispatch, Given, Plan, Restart, Workers};
+use crate::args::{Dispatch, Given, Limit, Plan, Restart, Workers};
 use crate::mistakes::Mistakes;
 
 pub(crate) fn main(args: TokenStream, item: &TokenStream) -> TokenStream {
@@ -146,6 +146,13 @@ fn config(plan: &Plan) -> TokenStream {
         }),
         setter(span, &plan.start_timeout, milliseconds),
         setter(span, &plan.grace, milliseconds),
+        setter(span, &plan.drain_delay, milliseconds),
+        setter(span, &plan.drain_spread, milliseconds),
+        setter(span, &plan.surge, ToTokens::to_token_stream),
+        setter(span, &plan.watchdog, |limit| option(limit, milliseconds)),
+        setter(span, &plan.max_requests, |limit| option(limit, ToTokens::to_token_stream)),
+        setter(span, &plan.max_age, |limit| option(limit, milliseconds)),
+        setter(span, &plan.max_memory, |limit| option(limit, ToTokens::to_token_stream)),
         // Last, because it changes the Config's type parameter.
         setter(span, &plan.primary, ToTokens::to_token_stream),
     ];
@@ -169,8 +176,18 @@ fn setter<T>(span: Span, given: &Option<Given<T>>, value: impl FnOnce(&T) -> Tok
     })
 }
 
+fn option<T>(limit: &Limit<T>, value: impl FnOnce(&T) -> TokenStream) -> TokenStream {
+    match limit {
+        Limit::Off => quote!(::core::option::Option::None),
+        Limit::At(limit) => {
+            let value = value(limit);
+            quote!(::core::option::Option::Some(#value))
+        }
+    }
+}
+
 fn milliseconds(time: &Duration) -> TokenStream {
-    let milliseconds = u64::try_from(time.as_millis()).expect("the longest setting is a day");
+    let milliseconds = u64::try_from(time.as_millis()).expect("the longest setting is a year");
     quote!(::core::time::Duration::from_millis(#milliseconds))
 }
 

@@ -7,6 +7,8 @@ use std::ffi::OsString;
 use std::num::NonZeroUsize;
 use std::time::Duration;
 
+use bytesize::ByteSize;
+
 use crate::listen::{Dispatch, Sticky};
 use crate::supervisor::{self, Restart};
 
@@ -34,12 +36,8 @@ use crate::supervisor::{self, Restart};
 #[must_use = "a Config does nothing until it is given to cluster::run"]
 pub struct Config<P = NoPrimary> {
     workers: Workers,
-    threads: usize,
-    dispatch: Dispatch,
-    restart: Restart,
-    start_timeout: Duration,
-    grace: Duration,
-    quiet: bool,
+    /// All the others; the number of workers in it is not used.
+    settings: Settings,
     primary: P,
 }
 
@@ -71,18 +69,10 @@ impl Default for Config {
 }
 
 impl Config {
-    /// The defaults: a worker per core, one thread each, connections balanced, restarted always, 30 s to become ready, 30 s to drain.
+    /// The defaults: a worker per core, one thread each, connections balanced, restarted always and never recycled, 30 s to become
+    /// ready, 30 s to drain, 60 s until the watchdog bites.
     pub const fn new() -> Self {
-        Self {
-            workers: Workers::Auto,
-            threads: 1,
-            dispatch: Dispatch::Balanced,
-            restart: Restart::Always,
-            start_timeout: Duration::from_secs(30),
-            grace: Duration::from_secs(30),
-            quiet: false,
-            primary: NoPrimary,
-        }
+        Self { workers: Workers::Auto, settings: Settings::DEFAULT, primary: NoPrimary }
     }
 }
 
@@ -97,42 +87,96 @@ impl<P> Config<P> {
     /// Threads of each worker's runtime, 1 to 1024; with 1 it is tokio's current-thread runtime. Environment:
     /// `CLUSTER_THREADS`.
     pub fn threads(mut self, threads: usize) -> Self {
-        self.threads = threads;
+        self.settings.threads = threads;
         self
     }
 
     /// How new connections are spread over the workers: a [`Dispatch`], a [`Sticky`], or a [`Placement`](crate::Placement) of
     /// your own. Environment: `CLUSTER_DISPATCH` (`balanced`, `kernel`, `round-robin`, `sticky`).
     pub fn dispatch(mut self, dispatch: impl Into<Dispatch>) -> Self {
-        self.dispatch = dispatch.into();
+        self.settings.dispatch = dispatch.into();
         self
     }
 
     /// Which ends of a worker are followed by a replacement. Environment: `CLUSTER_RESTART` (`always`, `on-failure`,
     /// `never`).
     pub fn restart(mut self, restart: Restart) -> Self {
-        self.restart = restart;
+        self.settings.restart = restart;
         self
     }
 
     /// How long a worker may take from spawn to ready; then it is killed and counts as failed. More than zero, at most a
     /// day. Environment: `CLUSTER_START_TIMEOUT` (such as `30s`).
     pub fn start_timeout(mut self, start_timeout: Duration) -> Self {
-        self.start_timeout = start_timeout;
+        self.settings.start_timeout = start_timeout;
         self
     }
 
     /// The longest that a stop takes: what a worker has not finished by then is cut and the worker killed. Zero kills at
     /// once; at most a day. Environment: `CLUSTER_GRACE` (such as `30s`).
     pub fn grace(mut self, grace: Duration) -> Self {
-        self.grace = grace;
+        self.settings.grace = grace;
+        self
+    }
+
+    /// How long the workers go on serving, [no longer healthy](crate::CurrentWorker::is_healthy), after TERM and before they drain: time
+    /// for a load balancer to stop sending. It comes on top of the grace period; Ctrl-C and
+    /// [`shutdown`](crate::PrimaryHandle::shutdown) do not wait for it. By default zero; at most a day. Environment:
+    /// `CLUSTER_DRAIN_DELAY` (such as `5s`).
+    pub fn drain_delay(mut self, drain_delay: Duration) -> Self {
+        self.settings.drain_delay = drain_delay;
+        self
+    }
+
+    /// Over how much of the grace period a worker that drains spreads the end of connections that idle or last, so that their clients do
+    /// not all come back at one moment. By default zero, and never more than half of the grace period. Environment:
+    /// `CLUSTER_DRAIN_SPREAD` (such as `10s`).
+    pub fn drain_spread(mut self, drain_spread: Duration) -> Self {
+        self.settings.drain_spread = drain_spread;
+        self
+    }
+
+    /// How many successors may start at a time in a reload, 1 to 1024: so many processes there are at most in addition to those that
+    /// serve and those that drain. Environment: `CLUSTER_SURGE`.
+    pub fn surge(mut self, surge: usize) -> Self {
+        self.settings.surge = surge;
+        self
+    }
+
+    /// How long a worker's runtime may be stuck, all its threads at one thing each, before the worker is aborted and replaced; by default
+    /// 60 s. `None` is off; else a second at least and a day at most. Environment: `CLUSTER_WATCHDOG` (such as `60s`, or `off`).
+    pub fn watchdog(mut self, watchdog: Option<Duration>) -> Self {
+        self.settings.watchdog = watchdog;
+        self
+    }
+
+    /// After how many HTTP requests (of a worker that only uses [`listen`](crate::listen()): connections) a worker is replaced, up to a tenth
+    /// earlier so that not all are at the same time; by default never. It is replaced soon after, and its successor is ready before it
+    /// leaves. Environment: `CLUSTER_MAX_REQUESTS` (a number, or `off`).
+    pub fn max_requests(mut self, max_requests: Option<u64>) -> Self {
+        self.settings.max_requests = max_requests;
+        self
+    }
+
+    /// How long after it was ready a worker is replaced, up to a tenth earlier so that not all are at the same time; by default never. Its
+    /// successor is ready before it leaves. A second at least, a year at most. Environment: `CLUSTER_MAX_AGE` (such as `12h`, or `off`).
+    pub fn max_age(mut self, max_age: Option<Duration>) -> Self {
+        self.settings.max_age = max_age;
+        self
+    }
+
+    /// From how many bytes of resident memory (RSS, pages shared with other workers included) on a worker is replaced; by default never.
+    /// Looked at once a second while the worker has something to do. Its successor is ready before it leaves. Environment:
+    /// `CLUSTER_MAX_MEMORY` (such as `512MiB`, or `off`).
+    pub fn max_memory(mut self, max_memory: Option<u64>) -> Self {
+        self.settings.max_memory = max_memory;
         self
     }
 
     /// Whether the primary keeps quiet on stderr while no `tracing` subscriber is installed. Environment: `CLUSTER_QUIET`
     /// (`true`, `false`).
     pub fn quiet(mut self, quiet: bool) -> Self {
-        self.quiet = quiet;
+        self.settings.quiet = quiet;
         self
     }
 
@@ -144,8 +188,8 @@ impl<P> Config<P> {
     /// dropped from then on. It is also the place to install a `tracing` subscriber for the primary, as `main` runs in the workers
     /// only.
     pub fn primary<F>(self, primary: F) -> Config<F> {
-        let Self { workers, threads, dispatch, restart, start_timeout, grace, quiet, primary: _ } = self;
-        Config { workers, threads, dispatch, restart, start_timeout, grace, quiet, primary }
+        let Self { workers, settings, primary: _ } = self;
+        Config { workers, settings, primary }
     }
 
     /// The settings that hold, and the primary function.
@@ -160,19 +204,26 @@ impl<P> Config<P> {
             Some(workers) => workers.workers()?,
             None => self.workers,
         };
+        let code = self.settings.clone();
         let settings = Settings {
             workers: match workers {
                 Workers::Auto => std::thread::available_parallelism().map_or(1, NonZeroUsize::get),
                 Workers::Count(count) => count,
             },
-            threads: read("CLUSTER_THREADS")?.map_or(Ok(self.threads), |v| v.number())?,
-            dispatch: read("CLUSTER_DISPATCH")?.map_or_else(|| Ok(self.dispatch.clone()), |v| v.dispatch())?,
-            restart: read("CLUSTER_RESTART")?.map_or(Ok(self.restart), |v| v.restart())?,
-            start_timeout: read("CLUSTER_START_TIMEOUT")?.map_or(Ok(self.start_timeout), |v| {
-                v.duration(|time| !time.is_zero(), "more than 0s and at most 24h")
-            })?,
-            grace: read("CLUSTER_GRACE")?.map_or(Ok(self.grace), |v| v.duration(|_| true, "at most 24h"))?,
-            quiet: read("CLUSTER_QUIET")?.map_or(Ok(self.quiet), |v| v.switch())?,
+            threads: read("CLUSTER_THREADS")?.map_or(Ok(code.threads), |v| v.number())?,
+            dispatch: read("CLUSTER_DISPATCH")?.map_or(Ok(code.dispatch), |v| v.dispatch())?,
+            restart: read("CLUSTER_RESTART")?.map_or(Ok(code.restart), |v| v.restart())?,
+            start_timeout: read("CLUSTER_START_TIMEOUT")?.map_or(Ok(code.start_timeout), |v| v.duration())?,
+            grace: read("CLUSTER_GRACE")?.map_or(Ok(code.grace), |v| v.duration())?,
+            drain_delay: read("CLUSTER_DRAIN_DELAY")?.map_or(Ok(code.drain_delay), |v| v.duration())?,
+            drain_spread: read("CLUSTER_DRAIN_SPREAD")?.map_or(Ok(code.drain_spread), |v| v.duration())?,
+            surge: read("CLUSTER_SURGE")?.map_or(Ok(code.surge), |v| v.number())?,
+            watchdog: read("CLUSTER_WATCHDOG")?.map_or(Ok(code.watchdog), |v| v.unless_off(Variable::duration))?,
+            max_requests: read("CLUSTER_MAX_REQUESTS")?
+                .map_or(Ok(code.max_requests), |v| v.unless_off(Variable::requests))?,
+            max_age: read("CLUSTER_MAX_AGE")?.map_or(Ok(code.max_age), |v| v.unless_off(Variable::duration))?,
+            max_memory: read("CLUSTER_MAX_MEMORY")?.map_or(Ok(code.max_memory), |v| v.unless_off(Variable::memory))?,
+            quiet: read("CLUSTER_QUIET")?.map_or(Ok(code.quiet), |v| v.switch())?,
         };
         settings.check()
     }
@@ -187,34 +238,72 @@ pub(crate) struct Settings {
     pub(crate) restart: Restart,
     pub(crate) start_timeout: Duration,
     pub(crate) grace: Duration,
+    pub(crate) drain_delay: Duration,
+    pub(crate) drain_spread: Duration,
+    pub(crate) surge: usize,
+    pub(crate) watchdog: Option<Duration>,
+    pub(crate) max_requests: Option<u64>,
+    pub(crate) max_age: Option<Duration>,
+    /// In bytes.
+    pub(crate) max_memory: Option<u64>,
     pub(crate) quiet: bool,
 }
 
 /// More workers or threads than anyone means; a typing error is more likely.
-const MOST: usize = 1024;
-/// The longest time that any setting may name.
+pub(crate) const MOST: usize = 1024;
+/// The longest time that most settings may name.
 const LONGEST: Duration = Duration::from_secs(24 * 60 * 60);
+/// The longest that a worker may be told to live.
+const LONGEST_AGE: Duration = Duration::from_secs(366 * 24 * 60 * 60);
 
 impl Settings {
+    const DEFAULT: Self = Self {
+        workers: 0,
+        threads: 1,
+        dispatch: Dispatch::Balanced,
+        restart: Restart::Always,
+        start_timeout: Duration::from_secs(30),
+        grace: Duration::from_secs(30),
+        drain_delay: Duration::ZERO,
+        drain_spread: Duration::ZERO,
+        surge: 1,
+        watchdog: Some(Duration::from_secs(60)),
+        max_requests: None,
+        max_age: None,
+        max_memory: None,
+        quiet: false,
+    };
+
     /// What the supervisor has to know of them.
     pub(crate) const fn supervision(&self) -> supervisor::Settings {
-        let Self { workers, restart, start_timeout, grace, .. } = *self;
-        supervisor::Settings { slots: workers, restart, start_timeout, grace }
+        let Self { workers, restart, start_timeout, grace, drain_delay, surge, max_age, .. } = *self;
+        supervisor::Settings { slots: workers, restart, start_timeout, grace, drain_delay, surge, max_age }
     }
 
     fn check(self) -> Result<Self, ConfigError> {
-        let Self { workers, threads, start_timeout, grace, .. } = self;
-        if !(1..=MOST).contains(&workers) {
-            return Err(ConfigError(format!("workers is {workers}; set 1 to {MOST}, or \"auto\" for one per core")));
+        let second_to_day = Duration::from_secs(1)..=LONGEST;
+        let counts = [("workers", self.workers, ", or \"auto\" for one per core"), ("threads", self.threads, "")];
+        for (name, count, or_else) in counts.into_iter().chain([("surge", self.surge, "")]) {
+            if !(1..=MOST).contains(&count) {
+                return Err(ConfigError(format!("{name} is {count}; set 1 to {MOST}{or_else}")));
+            }
         }
-        if !(1..=MOST).contains(&threads) {
-            return Err(ConfigError(format!("threads is {threads}; set 1 to {MOST}")));
+        if self.start_timeout.is_zero() || self.start_timeout > LONGEST {
+            let time = self.start_timeout;
+            return Err(ConfigError(format!("start_timeout is {time:?}; set more than 0s and at most 24h")));
         }
-        if start_timeout.is_zero() || start_timeout > LONGEST {
-            return Err(ConfigError(format!("start_timeout is {start_timeout:?}; set more than 0s and at most 24h")));
+        let times = [("grace", self.grace), ("drain_delay", self.drain_delay), ("drain_spread", self.drain_spread)];
+        if let Some((name, time)) = times.into_iter().find(|(_, time)| *time > LONGEST) {
+            return Err(ConfigError(format!("{name} is {time:?}; set at most 24h")));
         }
-        if grace > LONGEST {
-            return Err(ConfigError(format!("grace is {grace:?}; set at most 24h")));
+        if let Some(time) = self.watchdog.filter(|time| !second_to_day.contains(time)) {
+            return Err(ConfigError(format!("watchdog is {time:?}; set 1s to 24h, or turn it off")));
+        }
+        if let Some(age) = self.max_age.filter(|age| *age < Duration::from_secs(1) || *age > LONGEST_AGE) {
+            return Err(ConfigError(format!("max_age is {age:?}; set 1s to 366 days, or turn it off")));
+        }
+        if self.max_requests == Some(0) || self.max_memory == Some(0) {
+            return Err(ConfigError("max_requests and max_memory cannot be 0; set more, or turn them off".into()));
         }
         Ok(self)
     }
@@ -277,12 +366,30 @@ impl Variable {
         }
     }
 
-    fn duration(&self, is_allowed: impl Fn(Duration) -> bool, wanted: &str) -> Result<Duration, ConfigError> {
-        match humantime::parse_duration(&self.text) {
-            Ok(time) if is_allowed(time) && time <= LONGEST => Ok(time),
-            Ok(_) => Err(self.refuse(wanted)),
-            Err(_) => Err(self.refuse("a time with its unit, such as 30s or 500ms")),
-        }
+    fn duration(&self) -> Result<Duration, ConfigError> {
+        let refuse = |_| self.refuse("a time with its unit, such as 30s or 500ms");
+        let time = humantime::parse_duration(&self.text).map_err(refuse)?;
+        let (range, wanted) = match self.name {
+            "CLUSTER_START_TIMEOUT" => (Duration::from_nanos(1)..=LONGEST, "more than 0s and at most 24h"),
+            "CLUSTER_WATCHDOG" => (Duration::from_secs(1)..=LONGEST, "1s to 24h, or off"),
+            "CLUSTER_MAX_AGE" => (Duration::from_secs(1)..=LONGEST_AGE, "1s to 366days, or off"),
+            _ => (Duration::ZERO..=LONGEST, "at most 24h"),
+        };
+        if range.contains(&time) { Ok(time) } else { Err(self.refuse(wanted)) }
+    }
+
+    fn requests(&self) -> Result<u64, ConfigError> {
+        let number = self.text.parse().ok().filter(|number| *number > 0);
+        number.ok_or_else(|| self.refuse("a number of requests, or off"))
+    }
+
+    fn memory(&self) -> Result<u64, ConfigError> {
+        let bytes = self.text.parse::<ByteSize>().map(|size| size.as_u64()).ok().filter(|bytes| *bytes > 0);
+        bytes.ok_or_else(|| self.refuse("a size such as 512MiB, or off"))
+    }
+
+    fn unless_off<T>(&self, read: impl Fn(&Self) -> Result<T, ConfigError>) -> Result<Option<T>, ConfigError> {
+        if self.text == "off" { Ok(None) } else { read(self).map(Some) }
     }
 
     fn switch(&self) -> Result<bool, ConfigError> {
@@ -318,6 +425,13 @@ mod tests {
             ("CLUSTER_RESTART", "on-failure"),
             ("CLUSTER_START_TIMEOUT", "500ms"),
             ("CLUSTER_GRACE", "1m 30s"),
+            ("CLUSTER_DRAIN_DELAY", "5s"),
+            ("CLUSTER_DRAIN_SPREAD", "10s"),
+            ("CLUSTER_SURGE", "2"),
+            ("CLUSTER_WATCHDOG", "off"),
+            ("CLUSTER_MAX_REQUESTS", "100000"),
+            ("CLUSTER_MAX_AGE", "12h"),
+            ("CLUSTER_MAX_MEMORY", "512MiB"),
             ("CLUSTER_QUIET", "true"),
         ];
         let expected = Settings {
@@ -327,6 +441,13 @@ mod tests {
             restart: Restart::OnFailure,
             start_timeout: Duration::from_millis(500),
             grace: Duration::from_secs(90),
+            drain_delay: Duration::from_secs(5),
+            drain_spread: Duration::from_secs(10),
+            surge: 2,
+            watchdog: None,
+            max_requests: Some(100_000),
+            max_age: Some(Duration::from_secs(12 * 60 * 60)),
+            max_memory: Some(512 << 20),
             quiet: true,
         };
         assert_eq!(with(&config, &set), Ok(expected));
@@ -361,6 +482,13 @@ mod tests {
             ("CLUSTER_START_TIMEOUT", "5"),
             ("CLUSTER_GRACE", "2days"),
             ("CLUSTER_GRACE", "soon"),
+            ("CLUSTER_DRAIN_DELAY", "25h"),
+            ("CLUSTER_SURGE", "0"),
+            ("CLUSTER_WATCHDOG", "10ms"),
+            ("CLUSTER_WATCHDOG", "never"),
+            ("CLUSTER_MAX_REQUESTS", "0"),
+            ("CLUSTER_MAX_AGE", "0s"),
+            ("CLUSTER_MAX_MEMORY", "much"),
             ("CLUSTER_QUIET", "maybe"),
         ] {
             let error = with(&config, &[(name, value)]).expect_err(name).to_string();

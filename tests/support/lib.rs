@@ -250,7 +250,7 @@ pub fn skip(why: &str) {
 }
 
 /// What a developer's shell may have set, and a fixture must not see.
-const SETTINGS: [&str; 9] = [
+const SETTINGS: [&str; 16] = [
     "ADDR",
     "CLUSTER_WORKERS",
     "WEB_CONCURRENCY",
@@ -259,6 +259,13 @@ const SETTINGS: [&str; 9] = [
     "CLUSTER_RESTART",
     "CLUSTER_START_TIMEOUT",
     "CLUSTER_GRACE",
+    "CLUSTER_DRAIN_DELAY",
+    "CLUSTER_DRAIN_SPREAD",
+    "CLUSTER_SURGE",
+    "CLUSTER_WATCHDOG",
+    "CLUSTER_MAX_REQUESTS",
+    "CLUSTER_MAX_AGE",
+    "CLUSTER_MAX_MEMORY",
     "CLUSTER_QUIET",
 ];
 

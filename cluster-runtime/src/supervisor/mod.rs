@@ -41,6 +41,12 @@ pub(crate) struct Settings {
     pub(crate) start_timeout: Duration,
     /// A worker that was asked to go and is not gone by then is killed; zero kills without asking.
     pub(crate) grace: Duration,
+    /// How long the workers go on serving after TERM before they drain.
+    pub(crate) drain_delay: Duration,
+    /// Successors that may start at a time in a reload.
+    pub(crate) surge: usize,
+    /// A worker that has been ready for so long is replaced.
+    pub(crate) max_age: Option<Duration>,
 }
 
 /// What happened.

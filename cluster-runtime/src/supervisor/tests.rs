@@ -15,6 +15,16 @@ use crate::{
     WorkerId,
 };
 
+/// What most situations leave as it is.
+const PLAIN: Settings = Settings {
+    slots: 1,
+    restart: Restart::Always,
+    start_timeout: ms(START_TIMEOUT),
+    grace: ms(GRACE),
+    drain_delay: Duration::ZERO,
+    surge: 1,
+    max_age: None,
+};
 const START_TIMEOUT: u64 = 5_000;
 const GRACE: u64 = 3_000;
 const SIGINT: i32 = 2;
@@ -34,7 +44,7 @@ impl Play {
     }
 
     fn new(slots: usize, restart: Restart) -> Self {
-        Self::with(Settings { slots, restart, start_timeout: ms(START_TIMEOUT), grace: ms(GRACE) })
+        Self::with(Settings { slots, restart, start_timeout: ms(START_TIMEOUT), grace: ms(GRACE), ..PLAIN })
     }
 
     /// Workers 1 to `slots` are in their slots and ready.
@@ -569,6 +579,7 @@ mod leaving_workers {
             restart: Restart::Always,
             start_timeout: ms(START_TIMEOUT),
             grace: ms(60_000),
+            ..PLAIN
         });
         play.step(Event::Start);
         play.step(ready(1));
@@ -685,6 +696,7 @@ mod leaving_workers {
             restart: Restart::Always,
             start_timeout: ms(START_TIMEOUT),
             grace: Duration::ZERO,
+            ..PLAIN
         });
         play.step(Event::Start);
         play.step(ready(1));
@@ -710,8 +722,13 @@ mod breaker {
 
     /// One slot, and workers that have all the time they want to start.
     fn patient() -> Play {
-        let mut play =
-            Play::with(Settings { slots: 1, restart: Restart::Always, start_timeout: ms(3_600_000), grace: ms(GRACE) });
+        let mut play = Play::with(Settings {
+            slots: 1,
+            restart: Restart::Always,
+            start_timeout: ms(3_600_000),
+            grace: ms(GRACE),
+            ..PLAIN
+        });
         play.step(Event::Start);
         play.step(ready(1));
         play
@@ -743,8 +760,13 @@ mod breaker {
     #[test]
     fn a_cluster_whose_every_attempt_takes_the_default_start_timeout_gives_up_within_fifteen_minutes() {
         for slots in [1, 2, 5] {
-            let mut play =
-                Play::with(Settings { slots, restart: Restart::Always, start_timeout: ms(30_000), grace: ms(GRACE) });
+            let mut play = Play::with(Settings {
+                slots,
+                restart: Restart::Always,
+                start_timeout: ms(30_000),
+                grace: ms(GRACE),
+                ..PLAIN
+            });
             play.step(Event::Start);
             let workers = u64::try_from(slots).unwrap();
             for worker in 1..=workers {
@@ -773,8 +795,13 @@ mod breaker {
 
     #[test]
     fn slow_starts_short_service_and_the_longest_pause_still_trip_it() {
-        let mut play =
-            Play::with(Settings { slots: 1, restart: Restart::Always, start_timeout: ms(30_000), grace: ms(GRACE) });
+        let mut play = Play::with(Settings {
+            slots: 1,
+            restart: Restart::Always,
+            start_timeout: ms(30_000),
+            grace: ms(GRACE),
+            ..PLAIN
+        });
         play.step(Event::Start);
         // By leaving, which does not count, it comes to the longest pause.
         for worker in 1..=12 {
@@ -937,6 +964,7 @@ mod breaker {
             restart: Restart::Always,
             start_timeout: ms(START_TIMEOUT),
             grace: ms(600_000),
+            ..PLAIN
         });
         play.step(Event::Start);
         play.step(ready(1));
@@ -1167,6 +1195,7 @@ mod stopping {
             restart: Restart::Always,
             start_timeout: ms(START_TIMEOUT),
             grace: Duration::ZERO,
+            ..PLAIN
         });
         play.step(Event::Start);
         play.step(ready(1));
@@ -1228,6 +1257,7 @@ mod odd_events {
             restart: Restart::Always,
             start_timeout: Duration::MAX,
             grace: Duration::MAX,
+            ..PLAIN
         });
         play.step(Event::Start);
         play.step(ready(1));

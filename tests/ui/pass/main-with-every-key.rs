@@ -17,6 +17,13 @@ mod program {
         restart = "on-failure",
         start_timeout = "1m 30s",
         grace = "0s",
+        drain_delay = "5s",
+        drain_spread = "10s",
+        surge = 2,
+        watchdog = "off",
+        max_requests = 100_000,
+        max_age = "12h",
+        max_memory = "512MiB",
         config = Config::new().grace(Duration::from_secs(5)),
         crate = "::cluster",
     )]

@@ -154,6 +154,7 @@ impl Walk {
             ]),
             start_timeout: ms(dice.pick(&[0, 1, 300, 5_000, 60_000, 60_000, 600_000, 600_000, 600_000, 600_000])),
             grace: ms(dice.pick(&[0, 1, 200, 3_000, 30_000])),
+            ..PLAIN
         };
         if verbose {
             println!("{settings:?}");
