@@ -250,6 +250,11 @@ impl Line {
         }
     }
 
+    /// When the runtime last found something to do, if it does not wait; the same as long as it is at the same thing.
+    pub(crate) fn woken(&self) -> Option<u64> {
+        Some(self.woken.load(Ordering::Acquire)).filter(|woken| woken & Self::AWAKE != 0)
+    }
+
     fn at_rest_for(&self, now: u64) -> Duration {
         match self.woken.load(Ordering::SeqCst) {
             woken if woken & Self::AWAKE != 0 => Duration::ZERO,

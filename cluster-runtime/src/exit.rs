@@ -3,11 +3,12 @@
 use std::fmt;
 
 use nix::sys::signal::Signal;
+use serde::{Deserialize, Serialize};
 
 /// The end of one worker: the kernel's account of it and the supervisor's reading.
 ///
 /// Displays as a sentence fragment such as `crashed (killed by SIGSEGV)`.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Exit {
     /// What the kernel reports.
     pub status: ExitStatus,
@@ -16,7 +17,7 @@ pub struct Exit {
 }
 
 /// What the kernel reports of a process that ended.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum ExitStatus {
     /// It exited by itself with this code.
     Code(i32),
@@ -33,7 +34,7 @@ impl ExitStatus {
 }
 
 /// Why a worker ended, as the supervisor sees it.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[non_exhaustive]
 pub enum ExitReason {
     /// It was asked to go (a stop of the cluster, [`disconnect`](crate::CurrentWorker::disconnect), TERM) and did so in time.
@@ -50,6 +51,8 @@ pub enum ExitReason {
     StartTimedOut,
     /// It broke the protocol on one of its lanes and was killed.
     Misbehaved,
+    /// Its runtime was stuck for longer than the watchdog allows, and it was aborted.
+    Stuck,
 }
 
 impl fmt::Display for Exit {
@@ -68,6 +71,7 @@ impl fmt::Display for ExitReason {
             Self::FailedToStart => "failed before it was ready",
             Self::StartTimedOut => "was not ready within the start timeout",
             Self::Misbehaved => "broke the protocol",
+            Self::Stuck => "was stuck and was aborted",
         })
     }
 }

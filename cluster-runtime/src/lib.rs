@@ -67,6 +67,7 @@ mod exit;
 mod id;
 mod ipc;
 mod listen;
+mod moment;
 mod os;
 mod primary;
 mod report;
@@ -95,7 +96,7 @@ pub use listen::{
     Address, Dispatch, Listener, Load, Loads, Placement, Port, Readiness, Sticky, Stream, ToAddress, UdpSocket, listen,
     udp,
 };
-pub use primary::{Event, Primary, PrimaryHandle, WorkerInfo, WorkerState};
+pub use primary::{Event, OrderError, Primary, PrimaryHandle, ReloadError, WorkerInfo, WorkerState};
 pub use run::{PrimaryMain, PrimaryOutput, WorkerMain, run};
 #[cfg(feature = "axum")]
 pub use serve::{Http, serve};

@@ -52,6 +52,24 @@ pub(crate) struct Options {
     pub(crate) defer_accept: Option<Duration>,
 }
 
+impl Options {
+    /// Takes from `later` what it sets.
+    pub(crate) fn overwrite(&mut self, later: &Self) {
+        let Self { backlog, v6_only, mode, nodelay, keepalive, fast_open, defer_accept } = later.clone();
+        // What a socket is bound with is settled with the first.
+        let Self { v6_only: bound, mode: made, .. } = *self;
+        *self = Self {
+            backlog: backlog.or(self.backlog),
+            v6_only: bound.or(v6_only),
+            mode: made.or(mode),
+            nodelay: nodelay.or(self.nodelay),
+            keepalive: keepalive.or(self.keepalive),
+            fast_open: fast_open.or(self.fast_open),
+            defer_accept: defer_accept.or(self.defer_accept),
+        };
+    }
+}
+
 impl Port {
     /// The address `address` with the defaults.
     pub fn at(address: impl ToAddress) -> Self {

@@ -45,6 +45,8 @@ struct Port {
     /// With the real port number.
     address: Address,
     http: bool,
+    /// As they hold now: what is bound later gets them too.
+    options: Options,
     sockets: Sockets,
 }
 
@@ -79,10 +81,36 @@ impl Registry {
             Some(id) => id,
             None => self.bind(request)?,
         };
-        if let Some(port) = &self.ports[id.0] {
+        if let Some(port) = &mut self.ports[id.0] {
             port.apply(&request.options)?;
+            port.options.overwrite(&request.options);
         }
         self.find(slot, request)
+    }
+
+    /// Makes room for more slots: each port gets shards for them.
+    ///
+    /// # Errors
+    /// What socket(2), bind(2) or listen(2) say, and EMFILE beyond the most sockets. Then there are as many slots as before, and
+    /// nobody is in the way of the next attempt.
+    pub(crate) fn grow(&mut self, slots: usize) -> io::Result<()> {
+        let more = slots.saturating_sub(self.slots);
+        let sockets: usize = self.ports.iter().flatten().map(Port::count).sum();
+        if sockets + more * self.ports.iter().flatten().count() > self.most_sockets {
+            return Err(Errno::EMFILE.into());
+        }
+        let is_sharded = |port: &&mut Port| matches!(port.sockets, Sockets::Shards { .. });
+        let mut grown = Vec::new();
+        // Bound first: what does not listen gets nothing and can be closed again.
+        for port in self.ports.iter_mut().flatten().filter(is_sharded) {
+            grown.push(port.more_shards(more)?);
+        }
+        let is_by_address = self.dispatch.is_by_address();
+        for (port, shards) in self.ports.iter_mut().flatten().filter(is_sharded).zip(grown) {
+            port.add(shards, is_by_address)?;
+        }
+        self.slots = slots;
+        Ok(())
     }
 
     /// The socket of `slot` for this port, if there is one already.
@@ -198,7 +226,8 @@ impl Registry {
             return Err(io::Error::other(text));
         }
         let (address, sockets) = self.bind_sockets(request)?;
-        let mut port = Port { key: request.key.clone(), address, http: request.http, sockets };
+        let options = request.options.clone();
+        let mut port = Port { key: request.key.clone(), address, http: request.http, options, sockets };
         let transport = port.transport();
         if let Sockets::Shards { shards, excluded } = &mut port.sockets
             && self.dispatch.is_by_address()
@@ -269,6 +298,37 @@ impl Port {
             Sockets::Shards { shards, .. } => shards.iter().flatten().count(),
             Sockets::Shared { .. } => 1,
         }
+    }
+
+    /// So many sockets more at the same address, bound and not listening yet.
+    fn more_shards(&self, count: usize) -> io::Result<Vec<Socket>> {
+        let Some(address) = self.address.socket() else { return Ok(Vec::new()) };
+        let kind = if self.transport() == Transport::Stream { Type::STREAM } else { Type::DGRAM };
+        let bind = |_| {
+            let shard = inet_socket(address, kind, &self.options)?;
+            shard.set_reuse_port(true)?;
+            shard.bind(&SockAddr::from(address))?;
+            if kind == Type::STREAM {
+                apply_to_tcp(&shard, &self.options)?;
+            }
+            Ok(shard)
+        };
+        (0..count).map(bind).collect()
+    }
+
+    /// Takes shards for the slots after the last; they listen from here on.
+    fn add(&mut self, more: Vec<Socket>, is_by_address: bool) -> io::Result<()> {
+        let transport = self.transport();
+        if transport == Transport::Stream {
+            more.iter().try_for_each(|shard| shard.listen(backlog(&self.options)))?;
+        }
+        let Sockets::Shards { shards, excluded } = &mut self.sockets else { return Ok(()) };
+        shards.extend(more.into_iter().map(Some));
+        // A program knows how many there are.
+        if let Err(error) = steer(shards, transport, is_by_address, excluded) {
+            tracing::debug!(%error, "the kernel does not let connections be steered");
+        }
+        Ok(())
     }
 
     /// Sets what can be set at any time. Accepted connections inherit it.
@@ -447,6 +507,31 @@ mod tests {
         TcpStream::connect(address).expect("slot 1 still listens");
         registry.close(1, granted.port);
         assert_eq!(TcpStream::connect(address).unwrap_err().kind(), io::ErrorKind::ConnectionRefused);
+    }
+
+    #[test]
+    fn a_registry_that_grows_gives_every_port_shards_for_the_new_slots() {
+        let mut registry = registry(1);
+        let (granted, _) = listen(&mut registry, 0, &any(0));
+        let address = granted.address.socket().unwrap();
+        registry.grow(4).unwrap();
+        let _clients: Vec<_> = (0..200).map(|_| TcpStream::connect(address).unwrap()).collect();
+        let queued = |slot| {
+            let shard = registry.shard(granted.port, slot).unwrap();
+            std::iter::from_fn(|| os::accept(shard).ok()).count()
+        };
+        let spread: Vec<_> = (0..4).map(queued).collect();
+        assert!(spread.iter().all(|count| *count > 0), "{spread:?}");
+        assert_eq!(spread.iter().sum::<usize>(), 200);
+        registry.exclude(granted.port, BTreeSet::from([0, 2, 3]));
+        let _clients: Vec<_> = (0..20).map(|_| TcpStream::connect(address).unwrap()).collect();
+        let queued = |slot| {
+            let shard = registry.shard(granted.port, slot).unwrap();
+            std::iter::from_fn(|| os::accept(shard).ok()).count()
+        };
+        assert_eq!(queued(1), 20, "the kernel numbers them by slot");
+        let (other, _) = listen(&mut registry, 3, &any(1));
+        assert!(registry.shard(other.port, 3).is_some(), "a port that is bound later has as many");
     }
 
     #[test]

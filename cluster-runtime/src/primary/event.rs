@@ -7,7 +7,8 @@ use crate::{Exit, WorkerId};
 ///
 /// Each comes once, and for each worker in this order:
 ///
-/// 1. [`Forked`](Self::Forked): always first.
+/// 0. [`Spawning`](Self::Spawning): always first.
+/// 1. [`Forked`](Self::Forked): unless it could not be spawned.
 /// 2. [`Online`](Self::Online): before any message. A worker that fails early never comes so far.
 /// 3. [`Listening`](Self::Listening) for each listener, [`Ready`](Self::Ready), [`Message`](Self::Message): messages in the
 ///    order in which they were sent, but in no fixed order with the other two, as they travel apart.
@@ -19,6 +20,8 @@ use crate::{Exit, WorkerId};
 #[derive(Debug)]
 #[non_exhaustive]
 pub enum Event<Up> {
+    /// It is about to be spawned.
+    Spawning(WorkerId),
     /// The process exists. What is [sent](crate::PrimaryHandle::send) to it from now on waits for it.
     Forked(WorkerId),
     /// Its runtime is up and speaks with the primary; its `main` starts.
@@ -31,6 +34,6 @@ pub enum Event<Up> {
     Message(WorkerId, Up),
     /// Its messages have ended.
     Disconnected(WorkerId),
-    /// It was reaped; why and how it ended.
+    /// It was reaped, or could not be spawned; why and how it ended.
     Exited(WorkerId, Exit),
 }

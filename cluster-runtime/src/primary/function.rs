@@ -24,6 +24,7 @@ use crate::{Exit, WorkerId};
 /// What the shell tells the user's thread.
 #[derive(Debug)]
 pub(super) enum Notice {
+    Spawning(WorkerId),
     Forked(WorkerId),
     /// With the primary's end of its messages lane.
     Online(WorkerId, OwnedFd),
@@ -82,6 +83,7 @@ async fn route<Up: Message, Down: Message>(
 ) {
     while let Some(notice) = notices.recv().await {
         match notice {
+            Notice::Spawning(worker) => shared.tell(News::Event(Event::Spawning(worker))),
             Notice::Forked(worker) => {
                 shared.open_lane(worker);
                 shared.tell(News::Event(Event::Forked(worker)));

@@ -5,10 +5,11 @@ use std::ops::Deref;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use tokio::runtime;
-use tokio::sync::{Notify, mpsc};
+use tokio::sync::{Notify, mpsc, oneshot};
 
 use super::Happening;
 use super::event::Event;
+use super::order::{Order, OrderError, ReloadError};
 use super::roster::{Roster, WorkerInfo};
 use crate::ipc::{CallError, Lane, Message, NoMessages, Received, Reply, SendError, TrySendError};
 use crate::{Exit, WorkerId};
@@ -167,9 +168,82 @@ impl<Up: Message, Down: Message> PrimaryHandle<Up, Down> {
         self.lane(worker).ok_or(CallError::Gone)?.call(make).await
     }
 
-    /// Stops the cluster gracefully, as TERM does; returns at once. The events go on until the last worker has exited.
+    /// Gives every slot a worker of the program as it is on disk now, as HUP does; returns the number of the new generation once all
+    /// of it serve. What they replace may still drain.
+    ///
+    /// One slot after the other (`surge` of them at a time): the successor starts, becomes ready, takes over, and only then its
+    /// predecessor drains. While a reload runs, another one is queued, and all who ask meanwhile share it.
+    ///
+    /// # Errors
+    /// [`ReloadError::Failed`] as soon as a worker of the new generation ends, is refused because its messages are others, or is not ready
+    /// within the start timeout: the reload is abandoned, and everything that served goes on serving.
+    /// [`ReloadError::Stopping`] when the cluster stops.
+    ///
+    /// # Cancel safety
+    /// Dropping the future does not stop the reload.
+    pub async fn reload(&self) -> Result<u64, ReloadError> {
+        self.order(Order::Reload).await.unwrap_or(Err(ReloadError::Stopping))
+    }
+
+    /// Sets the number of workers, 1 to 1024; returns at once, and the workers come or go in their time. Whoever goes drains, and
+    /// what waits in its queue is served by the others.
+    ///
+    /// # Errors
+    /// [`OrderError::Invalid`] for a number that cannot be, [`OrderError::Stopping`].
+    ///
+    /// # Cancel safety
+    /// Dropping the future does not take the order back.
+    pub async fn scale(&self, workers: usize) -> Result<(), OrderError> {
+        self.order(|answer| Order::Scale(workers, answer)).await.unwrap_or(Err(OrderError::Stopping))
+    }
+
+    /// Spawns one worker more, in a slot that the restart policy has left empty or in a new one, and returns its id. For those who
+    /// decide themselves who is restarted, with `restart = "never"`.
+    ///
+    /// # Errors
+    /// [`OrderError::Invalid`] beyond 1024 workers, [`OrderError::Stopping`]. That the worker cannot be spawned, or fails later, is told
+    /// by [`Event::Exited`].
+    ///
+    /// # Cancel safety
+    /// Dropping the future does not take the order back.
+    pub async fn fork(&self) -> Result<WorkerId, OrderError> {
+        self.order(Order::Fork).await.unwrap_or(Err(OrderError::Stopping))
+    }
+
+    /// Has a worker drain, as TERM to it does: unless the policy is never to restart, it is replaced meanwhile.
+    ///
+    /// # Errors
+    /// [`OrderError::Gone`], [`OrderError::Stopping`].
+    ///
+    /// # Cancel safety
+    /// Dropping the future does not take the order back.
+    pub async fn disconnect(&self, worker: WorkerId) -> Result<(), OrderError> {
+        self.order(|answer| Order::Disconnect(worker, answer)).await.unwrap_or(Err(OrderError::Stopping))
+    }
+
+    /// Sends a signal to a worker, by its number, such as `libc::SIGKILL` or 9. It cannot hit another process: a pid is used only
+    /// while it is the worker's. What becomes of the worker is told by [`Event::Exited`], and a replacement follows as after a crash.
+    ///
+    /// # Errors
+    /// [`OrderError::Gone`], [`OrderError::Invalid`] for a number that is no signal, [`OrderError::Stopping`].
+    ///
+    /// # Cancel safety
+    /// Dropping the future does not take the order back.
+    pub async fn kill(&self, worker: WorkerId, signal: i32) -> Result<(), OrderError> {
+        self.order(|answer| Order::Signal(worker, signal, answer)).await.unwrap_or(Err(OrderError::Stopping))
+    }
+
+    /// Stops the cluster gracefully, as TERM does but without the drain delay; returns at once. The events go on until the last worker
+    /// has exited.
     pub fn shutdown(&self) {
         self.shared.stop.notify_one();
+    }
+
+    /// `None` once the shell takes no orders any more.
+    async fn order<T>(&self, make: impl FnOnce(oneshot::Sender<T>) -> Order) -> Option<T> {
+        let (answer, answered) = oneshot::channel();
+        self.shared.shell.send(Happening::Ordered(make(answer))).await.ok()?;
+        answered.await.ok()
     }
 
     fn lane(&self, worker: WorkerId) -> Option<Lane<Down, Up>> {

@@ -52,6 +52,7 @@ impl Shell {
             return None;
         }
         self.reporter.worker(Level::ERROR, member.identity, Some(member.pid), text);
+        self.complaints.insert(worker, text.to_string());
         Some(supervisor::Event::Misbehaved(worker))
     }
 

@@ -3,14 +3,19 @@
 //! - `signals`, `spawn`, `watch`, `strangers`: what comes from the kernel.
 //! - `heard`: what workers say, and what they are answered.
 //! - `ports`, `tend`: the sockets and mailboxes of all, and what waits in those of a worker that is missing or stuck.
+//! - `order`, `program`: what the primary function orders, and the program that a reload finds on disk.
+//! - `care`: who is stuck, and who has had its share.
 //! - `told`: what the operator is told.
 //! - `function`, `handle`, `event`, `roster`: the user's primary function on a thread of its own, and what it sees.
 
+mod care;
 mod event;
 mod function;
 mod handle;
 mod heard;
+mod order;
 mod ports;
+mod program;
 mod roster;
 mod signals;
 mod spawn;
@@ -36,6 +41,7 @@ use tracing::Level;
 
 pub use event::Event;
 pub use handle::{Primary, PrimaryHandle};
+pub use order::{OrderError, ReloadError};
 pub use roster::{WorkerInfo, WorkerState};
 
 use crate::boot::Identity;
@@ -45,12 +51,16 @@ use crate::error::exit_code;
 use crate::ipc::Message;
 use crate::listen::PortId;
 use crate::listen::inherited::InheritedSockets;
+use crate::moment::Moment;
 use crate::report::{Reporter, say};
 use crate::run::PrimaryMain;
-use crate::supervisor::{self, Action, Next, Outcome, State, StopCause, Supervisor};
-use crate::{Exit, WorkerId, os};
+use crate::supervisor::{self, Action, Next, Outcome, ShutdownCause, State, StopCause, Supervisor};
+use crate::{Exit, WorkerId, board, os};
+use care::Care;
 use function::Notice;
+use order::{Answer, Order, Reloads};
 use ports::Ports;
+use program::Program;
 use roster::Roster;
 use signals::{Request, Signals};
 use spawn::{Child, Image, Spawned};
@@ -64,6 +74,7 @@ enum Happening {
     /// Not reaped yet: until the shell has forgotten its pid, the kernel must not give it to anybody else.
     Exited(WorkerId, Child),
     FunctionEnded(Result<(), String>),
+    Ordered(Order),
 }
 
 /// Happenings that may wait; more makes their senders wait.
@@ -89,6 +100,7 @@ where
             let signals = Signals::install()?;
             os::keep_ended_children()?;
             let most_sockets = raise_descriptor_limit() / 2;
+            let program = Program::of_this_process()?;
             let image = Image::of_this_process()?;
             let (inbox_sender, inbox) = mpsc::channel(INBOX);
             let ports = Ports::new(settings.workers, settings.dispatch.clone(), inherited, most_sockets)?;
@@ -104,7 +116,12 @@ where
                 awake: Instant::now(),
                 fleet: BTreeMap::new(),
                 ports,
-                image,
+                program,
+                images: BTreeMap::from([(1, image)]),
+                care: Care::default(),
+                reloads: Reloads::default(),
+                forks: Vec::new(),
+                complaints: BTreeMap::new(),
                 schemas,
                 roster,
                 notices,
@@ -134,7 +151,15 @@ struct Shell {
     awake: Instant,
     fleet: BTreeMap<WorkerId, Member>,
     ports: Ports,
-    image: Image,
+    program: Program,
+    /// The programs of all generations that somebody runs, or will.
+    images: BTreeMap<u64, Image>,
+    care: Care,
+    reloads: Reloads,
+    /// Those who wait for a worker of their own, and for which slot, once it is known.
+    forks: Vec<(Option<usize>, Answer<WorkerId, OrderError>)>,
+    /// What else is known of workers that failed.
+    complaints: BTreeMap<WorkerId, String>,
     /// What workers send, and what they receive.
     schemas: (Schema, Schema),
     roster: Arc<Roster>,
@@ -184,8 +209,12 @@ impl Shell {
         let mut outcome = self.step(supervisor::Event::Start);
         self.publish();
         while outcome.is_none() {
-            self.ports.look_if_overdue();
-            let deadline = self.supervisor.next_deadline().map(|deadline| deadline + self.stalled);
+            if self.ports.is_overdue() {
+                outcome = self.look();
+                continue;
+            }
+            let deadline = self.supervisor.next_deadline().map(|deadline| Instant::now() + (deadline - self.now()));
+            let timer = deadline.into_iter().chain(self.ports.next_look()).min();
             // What has happened comes before what is due: a worker that was ready in time must be heard in time.
             let event = tokio::select! {
                 biased;
@@ -193,8 +222,9 @@ impl Shell {
                 () = stop.notified() => Some(supervisor::Event::Stop(StopCause::Asked)),
                 Some(happening) = inbox.recv() => self.happened(happening),
                 () = self.ports.is_due() => {
-                    self.ports.look();
-                    None
+                    _ = self.mind_the_time(timer, None);
+                    outcome = self.look();
+                    continue;
                 }
                 () = sleep_until_some(deadline) => {
                     // The tasks that watch the workers have something to say perhaps and have not had their turn.
@@ -205,7 +235,7 @@ impl Shell {
                     None
                 }
             };
-            let event = self.mind_the_time(deadline, event);
+            let event = self.mind_the_time(timer, event);
             let is_news = event.is_some() || !self.unsent.is_empty();
             outcome = event.and_then(|event| self.step(event));
             if is_news {
@@ -224,34 +254,56 @@ impl Shell {
         let mut outcome = None;
         while let Some(event) = events.pop() {
             let mut actions = Vec::new();
-            self.supervisor.step(Instant::now() - self.stalled, event, &mut actions);
+            self.supervisor.step(self.now(), event, &mut actions);
             for action in actions {
                 match action {
+                    Action::Open { slot } => self.open(slot),
                     Action::Spawn { worker, slot, generation } => {
+                        self.forked(worker, slot);
                         events.extend(self.spawn(Identity { worker, slot, generation }));
                     }
                     Action::Drain { worker, grace, last } => self.drain(worker, grace, last),
-                    Action::Kill(worker) => self.kill(worker),
+                    Action::Abort(worker) => self.kill(worker, Signal::SIGABRT),
+                    Action::Kill(worker) => self.kill(worker, Signal::SIGKILL),
+                    Action::Reloading { generation } => self.reload_begins(generation),
+                    Action::Reloaded { generation, outcome } => self.reload_ended(generation, outcome),
                     Action::Reaped { worker, slot, generation, exit, next } => {
                         self.reaped(Identity { worker, slot, generation }, exit, next);
                     }
                     Action::AllReady => self.tell_all_ready(),
-                    Action::Shutdown(cause) => {
-                        self.stop = Stop::Until { deadline: Instant::now() + self.settings.grace };
-                        self.tell_shutdown(cause);
-                        self.ports.stop(&self.manned());
-                    }
+                    Action::Shutdown { cause, delay } => self.shutting_down(cause, delay),
                     Action::Exit(end) => outcome = Some(end),
                 }
             }
         }
+        self.tidy_up();
         outcome
+    }
+
+    /// Looks who serves what, and how everybody is.
+    fn look(&mut self) -> Option<Outcome> {
+        self.ports.look();
+        let events = self.look_after_workers();
+        let is_news = !events.is_empty();
+        let outcomes: Vec<_> = events.into_iter().filter_map(|event| self.step(event)).collect();
+        if is_news {
+            self.publish();
+        }
+        outcomes.into_iter().next()
+    }
+
+    /// The supervisor's clock.
+    fn now(&self) -> Moment {
+        Moment::from_nanos(board::now()) - self.stalled
     }
 
     fn requested(&mut self, request: Request) -> Option<supervisor::Event> {
         match request {
             Request::Terminate => Some(supervisor::Event::Stop(StopCause::Terminate)),
             Request::Interrupt => Some(supervisor::Event::Stop(StopCause::Interrupt)),
+            Request::Reload => Some(supervisor::Event::Reload),
+            Request::OneMore => self.scale_by(1),
+            Request::OneFewer => self.scale_by(-1),
             Request::Unknown(name) => {
                 let text = format_args!("{name} has no meaning in this version and is ignored");
                 self.reporter.cluster(Level::WARN, text);
@@ -266,6 +318,7 @@ impl Shell {
             Happening::Broken(worker, text) => self.misbehaved(worker, &text),
             Happening::Exited(worker, child) => Some(supervisor::Event::Exited(worker, child.reap())),
             Happening::FunctionEnded(result) => self.function_ended(result),
+            Happening::Ordered(order) => self.ordered(order),
         }
     }
 
@@ -299,10 +352,18 @@ impl Shell {
 
     fn spawn(&mut self, identity: Identity) -> Option<supervisor::Event> {
         self.ports.expect(identity.slot, identity.worker);
-        let Spawned { child, control, messages } = match self.image.spawn(identity) {
+        self.unsent.push(Notice::Spawning(identity.worker));
+        let spawned = match self.images.get(&identity.generation) {
+            Some(image) if self.ports.has(identity.slot) => image.spawn(identity),
+            Some(_) => Err(io::Error::other("there are no sockets for its slot")),
+            None => Err(io::Error::other("its program cannot be opened")),
+        };
+        let Spawned { child, control, messages } = match spawned {
             Ok(spawned) => spawned,
             Err(error) => {
-                self.reporter.worker(Level::ERROR, identity, None, format_args!("cannot be spawned: {error}"));
+                let text = format!("cannot be spawned: {error}");
+                self.reporter.worker(Level::ERROR, identity, None, &text);
+                self.complaints.insert(identity.worker, text);
                 return Some(supervisor::Event::SpawnFailed(identity.worker));
             }
         };
@@ -329,19 +390,44 @@ impl Shell {
         }
     }
 
-    fn kill(&self, worker: WorkerId) {
+    fn kill(&self, worker: WorkerId, signal: Signal) {
         if let Some(member) = self.fleet.get(&worker) {
             // It is not reaped, so the pid is still its own.
-            _ = kill(member.pid, Signal::SIGKILL);
+            _ = kill(member.pid, signal);
+        }
+    }
+
+    /// Makes sure that there are sockets and a mailbox for the slot.
+    fn open(&mut self, slot: usize) {
+        if let Some((waiting, _)) = self.forks.iter_mut().find(|(waiting, _)| waiting.is_none()) {
+            *waiting = Some(slot);
+        }
+        let added = match self.ports.grow(slot + 1) {
+            Ok(added) => added,
+            Err(error) => {
+                let text = format_args!("no sockets for another worker: {error}");
+                return self.reporter.cluster(Level::ERROR, text);
+            }
+        };
+        for member in self.fleet.values().filter(|member| matches!(member.lane, MemberLane::HandedOver)) {
+            // Whoever does not get them hands nothing over to the new slot; one that does not read is seen to elsewhere.
+            _ = self.ports.tell_mailboxes(&member.control, added.clone());
+        }
+    }
+
+    fn shutting_down(&mut self, cause: ShutdownCause, delay: Duration) {
+        self.stop = Stop::Until { deadline: Instant::now() + delay + self.settings.grace };
+        self.tell_shutdown(cause, delay);
+        self.refuse_orders();
+        if delay.is_zero() {
+            self.ports.stop(&self.manned());
         }
     }
 
     fn reaped(&mut self, identity: Identity, exit: Exit, next: Next) {
         let member = self.fleet.remove(&identity.worker);
         self.tell_exit(identity, member.as_ref().map(|member| member.pid), exit, next);
-        if member.is_some() {
-            self.unsent.push(Notice::Exited(identity.worker, exit));
-        }
+        self.unsent.push(Notice::Exited(identity.worker, exit));
         let is_followed = match next {
             Next::Restart { after } => after.is_zero(),
             Next::Taken => true,
@@ -351,7 +437,7 @@ impl Shell {
         if self.ports.is_stopping() {
             // Who connects there must be refused, not kept waiting.
             let manned = self.manned();
-            self.ports.abandon((0..self.settings.workers).filter(|slot| !manned.contains(slot)));
+            self.ports.abandon((0..self.ports.slots()).filter(|slot| !manned.contains(slot)));
         }
     }
 

@@ -6,6 +6,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::io;
+use std::ops::Range;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -106,13 +107,44 @@ impl Ports {
 
     /// Tells a worker all that it needs to share ports with others; the welcome comes last.
     pub(super) fn welcome(&self, control: &Control, slot: usize, worker: WorkerId, grace: Duration) -> io::Result<()> {
-        for (nth, ends) in self.senders.chunks(MAILBOXES_AT_ONCE).enumerate() {
-            let ends: Vec<_> = ends.iter().map(OwnedFd::as_fd).collect();
-            control.send_now(&ToWorker::Mailboxes { first: nth * MAILBOXES_AT_ONCE }, &ends)?;
-        }
+        self.tell_mailboxes(control, 0..self.slots())?;
         let line = self.board.slot(slot).lines().iter().position(|line| line.opened().tag() == board::Tag::of(worker));
         let fds = [self.board_fd.as_fd(), self.bell.get_ref().as_fd(), self.mailboxes[slot].as_fd()];
         control.send_now(&ToWorker::Welcome { grace, line: line.unwrap_or(0) }, &fds)
+    }
+
+    /// Tells a worker the mailboxes of these slots, before which it knows all others.
+    pub(super) fn tell_mailboxes(&self, control: &Control, slots: Range<usize>) -> io::Result<()> {
+        for first in slots.clone().step_by(MAILBOXES_AT_ONCE) {
+            let ends = &self.senders[first..slots.end.min(first + MAILBOXES_AT_ONCE)];
+            let ends: Vec<_> = ends.iter().map(OwnedFd::as_fd).collect();
+            control.send_now(&ToWorker::Mailboxes { first }, &ends)?;
+        }
+        Ok(())
+    }
+
+    /// Makes sure that there are so many slots; returns those that are new.
+    ///
+    /// # Errors
+    /// Where descriptors run out; then there are as many as there were.
+    pub(super) fn grow(&mut self, slots: usize) -> io::Result<Range<usize>> {
+        let before = self.slots();
+        if slots <= before || self.is_stopping {
+            return Ok(before..before);
+        }
+        let pairs = (before..slots).map(|_| mailbox::pair()).collect::<io::Result<Vec<_>>>()?;
+        let copies = pairs.iter().map(|(sender, _)| sender.try_clone()).collect::<io::Result<Vec<_>>>()?;
+        self.registry.grow(slots)?;
+        let (senders, mailboxes): (Vec<_>, Vec<_>) = pairs.into_iter().unzip();
+        self.senders.extend(senders);
+        self.mailboxes.extend(mailboxes);
+        self.exchange.mailboxes().add(before, copies);
+        Ok(before..slots)
+    }
+
+    /// Whether there are sockets for this slot.
+    pub(super) fn has(&self, slot: usize) -> bool {
+        slot < self.slots()
     }
 
     /// The socket of `slot` for a port; while the cluster stops, only if there is one already.
@@ -138,11 +170,14 @@ impl Ports {
         }
     }
 
-    /// Looks if it is long due: for a loop that has so much else to do that [`is_due`](Self::is_due) never has its turn.
-    pub(super) fn look_if_overdue(&mut self) {
-        if self.next_look.is_some_and(|time| time <= Instant::now()) {
-            self.look();
-        }
+    /// When the next look is due; `None` while everybody sleeps.
+    pub(super) const fn next_look(&self) -> Option<Instant> {
+        self.next_look
+    }
+
+    /// Whether it is long due: for a loop that has so much else to do that [`is_due`](Self::is_due) never has its turn.
+    pub(super) fn is_overdue(&self) -> bool {
+        self.next_look.is_some_and(|time| time <= Instant::now())
     }
 
     /// Looks who serves and who does not, and sees to it that somebody serves everything.
@@ -215,7 +250,7 @@ impl Ports {
         self.registry.close_shared(port);
     }
 
-    fn slots(&self) -> usize {
+    pub(super) fn slots(&self) -> usize {
         self.mailboxes.len()
     }
 

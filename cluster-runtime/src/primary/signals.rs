@@ -2,8 +2,12 @@
 
 use std::future::pending;
 use std::io::{self, IsTerminal as _};
+use std::os::fd::{AsFd as _, OwnedFd};
 
-use nix::sys::signal::Signal as Number;
+use nix::sys::signal::{SigSet, Signal as Number};
+use nix::sys::signalfd::{SfdFlags, SignalFd};
+use tokio::io::Interest;
+use tokio::io::unix::AsyncFd;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 
 use crate::os;
@@ -15,7 +19,13 @@ pub(super) enum Request {
     Terminate,
     /// INT: stop gracefully, and if that is under way, at once.
     Interrupt,
-    /// HUP, USR1 or USR2 without a meaning yet.
+    /// HUP: a new generation takes over.
+    Reload,
+    /// TTIN from a process: one worker more.
+    OneMore,
+    /// TTOU from a process: one worker fewer.
+    OneFewer,
+    /// USR1 or USR2 without a meaning yet.
     Unknown(&'static str),
 }
 
@@ -31,6 +41,8 @@ pub(super) struct Signals {
     hang_up_request: Request,
     user_1: Signal,
     user_2: Signal,
+    /// Where a signal comes from matters for these: the terminal raises them too.
+    scaling: Scaling,
 }
 
 impl Signals {
@@ -41,9 +53,10 @@ impl Signals {
             quit: unless_ignored(Number::SIGQUIT, SignalKind::quit())?,
             interrupt: unless_ignored(Number::SIGINT, SignalKind::interrupt())?,
             hang_up: unless_ignored(Number::SIGHUP, SignalKind::hangup())?,
-            hang_up_request: if on_terminal { Request::Terminate } else { Request::Unknown("HUP") },
+            hang_up_request: if on_terminal { Request::Terminate } else { Request::Reload },
             user_1: signal(SignalKind::user_defined1())?,
             user_2: signal(SignalKind::user_defined2())?,
+            scaling: Scaling::install()?,
         })
     }
 
@@ -56,6 +69,41 @@ impl Signals {
             () = received(&mut self.hang_up) => self.hang_up_request,
             _ = self.user_1.recv() => Request::Unknown("USR1"),
             _ = self.user_2.recv() => Request::Unknown("USR2"),
+            request = self.scaling.next() => request,
+        }
+    }
+}
+
+/// TTIN and TTOU, with where they come from.
+struct Scaling {
+    signals: SignalFd,
+    /// The same open file once more.
+    readable: AsyncFd<OwnedFd>,
+}
+
+impl Scaling {
+    /// Blocks the two in this thread, and so in all that it starts from now on. Workers and other programs begin with a mask of their
+    /// own.
+    fn install() -> io::Result<Self> {
+        let mask = SigSet::from_iter([Number::SIGTTIN, Number::SIGTTOU]);
+        mask.thread_block()?;
+        let signals = SignalFd::with_flags(&mask, SfdFlags::SFD_CLOEXEC | SfdFlags::SFD_NONBLOCK)?;
+        let readable = os::register(signals.as_fd().try_clone_to_owned()?, Interest::READABLE)?;
+        Ok(Self { signals, readable })
+    }
+
+    /// The next one that a process has sent. Cancel safe.
+    async fn next(&self) -> Request {
+        loop {
+            let read = |_: &OwnedFd| self.signals.read_signal()?.ok_or_else(|| io::ErrorKind::WouldBlock.into());
+            let Ok(info) = self.readable.async_io(Interest::READABLE, read).await else { return pending().await };
+            // Not what the kernel raises: a process in the background that uses its terminal.
+            let is_from_a_process = info.ssi_code <= 0;
+            match i32::try_from(info.ssi_signo) {
+                Ok(libc::SIGTTIN) if is_from_a_process => return Request::OneMore,
+                Ok(libc::SIGTTOU) if is_from_a_process => return Request::OneFewer,
+                _ => {}
+            }
         }
     }
 }

@@ -6,6 +6,7 @@ use std::os::fd::{AsRawFd, OwnedFd};
 use std::os::unix::fs::OpenOptionsExt;
 use std::os::unix::net::UnixStream;
 use std::os::unix::process::CommandExt;
+use std::path::Path;
 use std::process::{Command, Stdio};
 use std::{env, fs, io};
 
@@ -48,6 +49,15 @@ impl Image {
         let file = file.map_err(|error| {
             io::Error::new(error.kind(), format!("cannot open /proc/self/exe, is /proc mounted? {error}"))
         })?;
+        Ok(Self { file, arguments: env::args_os().collect() })
+    }
+
+    /// The program at `path`, with the arguments of this process.
+    pub(super) fn open(path: &Path) -> io::Result<Self> {
+        let file = OpenOptions::new().read(true).custom_flags(libc::O_PATH).open(path)?;
+        if !file.metadata()?.is_file() {
+            return Err(io::Error::other("it is no file"));
+        }
         Ok(Self { file, arguments: env::args_os().collect() })
     }
 

@@ -15,7 +15,7 @@ use crate::{Exit, ExitReason};
 
 impl Shell {
     pub(super) fn tell_all_ready(&mut self) {
-        let workers = match self.settings.workers {
+        let workers = match self.supervisor.wanted() {
             1 => "1 worker".to_owned(),
             count => format!("{count} workers"),
         };
@@ -46,8 +46,14 @@ impl Shell {
         self.reporter.worker(level, who, pid, text);
     }
 
-    pub(super) fn tell_shutdown(&mut self, cause: ShutdownCause) {
+    pub(super) fn tell_shutdown(&mut self, cause: ShutdownCause, delay: Duration) {
         match cause {
+            ShutdownCause::Stop(_) if !delay.is_zero() => {
+                let grace = self.settings.grace;
+                let text =
+                    format_args!("serving on for {delay:?}, then stopping within {grace:?}; Ctrl-C kills at once");
+                self.reporter.cluster(Level::INFO, text);
+            }
             ShutdownCause::Stop(_) => {
                 let grace = self.settings.grace;
                 self.reporter.cluster(Level::INFO, format_args!("stopping within {grace:?}; Ctrl-C kills at once"));

@@ -1,8 +1,10 @@
 //! When a slot is filled again: the policy, the pause before it, and the rate beyond which the cluster gives up.
 
-use std::{collections::VecDeque, time::Duration, time::Instant};
+use std::{collections::VecDeque, time::Duration};
 
-use crate::{ExitReason, ExitStatus};
+use serde::{Deserialize, Serialize};
+
+use crate::{ExitReason, ExitStatus, moment::Moment};
 
 /// Which workers are replaced when they end.
 ///
@@ -42,7 +44,7 @@ impl Restart {
 }
 
 /// How long a worker that gives up its seat had been ready.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub(super) enum Readiness {
     Never,
     /// Not for long: mere readiness proves nothing, a program may crash on its first request.
@@ -72,7 +74,7 @@ pub(super) enum Departure {
 ///
 /// This counts the departures of a series, which a [lasting](Readiness::Lasting) readiness ends. The moment at which the pause
 /// is over belongs to the empty seat that waits for it, so that it cannot outlive the wait.
-#[derive(Debug, Default)]
+#[derive(Debug, Default, Serialize, Deserialize)]
 pub(super) struct Backoff {
     departures: u32,
 }
@@ -107,10 +109,10 @@ impl Backoff {
 /// before it had been ready for 10 seconds. Only such ends are told to this.
 ///
 /// Never a count over the whole life: a cluster that loses one worker a day must not give up after some weeks.
-#[derive(Debug)]
+#[derive(Debug, Serialize, Deserialize)]
 pub(super) struct Intensity {
     limit: usize,
-    ends: VecDeque<Instant>,
+    ends: VecDeque<Moment>,
 }
 
 impl Intensity {
@@ -124,9 +126,14 @@ impl Intensity {
         Self { limit: Self::PER_SLOT * slots, ends: VecDeque::new() }
     }
 
+    /// The cluster has so many slots now.
+    pub(super) fn set_slots(&mut self, slots: usize) {
+        self.limit = Self::PER_SLOT * slots;
+    }
+
     /// Counts one more and tells whether these are too many. If so the cluster ends, so that this stays small.
-    pub(super) fn is_exceeded_at(&mut self, now: Instant) -> bool {
-        self.ends.retain(|&end| now.saturating_duration_since(end) <= Self::PERIOD);
+    pub(super) fn is_exceeded_at(&mut self, now: Moment) -> bool {
+        self.ends.retain(|&end| now.since(end) <= Self::PERIOD);
         self.ends.push_back(now);
         self.ends.len() > self.limit
     }

@@ -1,106 +1,83 @@
-//! One slot and the workers in it: which state follows which, and who may sit where.
+//! One slot and the workers in it: who has the seat, who comes after, and who goes.
 //!
 //! ```text
-//!            ready            leaving, stop            reaped
-//! Starting ────────► Ready ────────────────► Draining ───────►
-//!    │                 │                        │
-//!    │ start timeout   │ misbehaved             │ deadline          reaped
-//!    └─────────────────┴────────────────────────┴────────► Killed ───────►
+//! seat:   Empty ◄──► Waiting ──► Taken      the one that serves, or is about to
+//! beside: Nobody ──► Successor              starts while the other serves; ready, it takes the seat
+//!                    Predecessor            drains while the other has the seat already
 //! ```
 //!
-//! A starting worker may also be asked to drain, and every worker may also be reaped at any moment.
+//! A worker that goes makes room: it moves aside and the seat is for the next. A worker that ends leaves it.
 
-use std::{
-    mem,
-    time::{Duration, Instant},
-};
+use std::{mem, time::Duration};
+
+use serde::{Deserialize, Serialize};
 
 use super::{
     Action, Next,
     restart::{Backoff, Departure, Readiness, Restart},
+    worker::{KillCause, State, Worker},
 };
-use crate::{Exit, ExitReason, ExitStatus, WorkerId};
+use crate::{Exit, ExitReason, WorkerId, moment::Moment};
 
 /// A position that outlives its workers: a seat for the one that serves, and a place beside it.
-#[derive(Debug, Default)]
+#[derive(Debug, Serialize, Deserialize)]
 pub(super) struct Slot {
     seat: Seat,
-    /// The predecessor, which drains while its successor has the seat already. Never more than this one, so that a slot
-    /// never has more than two processes.
-    other: Option<Worker>,
+    /// Never more than one, so that a slot never has more than two processes.
+    beside: Beside,
+    /// Of what served here last: what is spawned after a crash is the same.
+    generation: u64,
     backoff: Backoff,
     last_exit: Option<Exit>,
+    /// It was opened again while its worker was on the way out: somebody is to come, whatever the policy.
+    is_wanted: bool,
 }
 
-#[derive(Debug, Default)]
+#[derive(Debug, Default, Serialize, Deserialize)]
 enum Seat {
     #[default]
     Empty,
     Waiting {
-        until: Instant,
+        until: Moment,
     },
     Taken(Worker),
 }
 
-#[derive(Debug)]
-pub(super) struct Worker {
-    pub(super) id: WorkerId,
-    pub(super) generation: u64,
-    state: WorkerState,
+#[derive(Debug, Default, Serialize, Deserialize)]
+enum Beside {
+    #[default]
+    Nobody,
+    Successor(Worker),
+    Predecessor(Worker),
 }
 
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum WorkerState {
-    Starting {
-        deadline: Instant,
-    },
-    Ready {
-        since: Instant,
-    },
-    /// Asked to go; `last` is what it was told of the accept queue.
-    Draining {
-        deadline: Instant,
-        last: bool,
-        readiness: Readiness,
-    },
-    /// Sent SIGKILL; nothing but its exit is of interest any more.
-    Killed {
-        cause: KillCause,
-        readiness: Readiness,
-    },
-}
-
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum KillCause {
-    StartTimeout,
-    /// Its time to drain is over, or the operator does not want to wait for it.
-    Grace,
-    Misbehaviour,
-}
-
-/// The state of a worker as others see it.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum State {
-    Starting,
-    Ready,
-    Draining,
-    Killed,
-}
-
-/// A worker that was reaped, and whether it still had the seat.
+/// A worker that was reaped, and where it was.
 #[derive(Debug)]
 pub(super) enum Removed {
     FromSeat(Worker),
-    FromOther(Worker),
+    Successor(Worker),
+    Predecessor(Worker),
 }
 
 impl Slot {
+    /// A slot in which nobody is.
+    pub(super) fn new(generation: u64) -> Self {
+        Self {
+            seat: Seat::Empty,
+            beside: Beside::Nobody,
+            generation,
+            backoff: Backoff::default(),
+            last_exit: None,
+            is_wanted: false,
+        }
+    }
+
     pub(super) fn workers(&self) -> impl Iterator<Item = &Worker> {
-        let seated = match &self.seat {
-            Seat::Taken(worker) => Some(worker),
-            Seat::Empty | Seat::Waiting { .. } => None,
+        let beside = match &self.beside {
+            Beside::Successor(worker) | Beside::Predecessor(worker) => Some(worker),
+            Beside::Nobody => None,
         };
-        seated.into_iter().chain(&self.other)
+        self.seated().into_iter().chain(beside)
     }
 
     pub(super) fn workers_mut(&mut self) -> impl Iterator<Item = &mut Worker> {
@@ -108,12 +85,16 @@ impl Slot {
             Seat::Taken(worker) => Some(worker),
             Seat::Empty | Seat::Waiting { .. } => None,
         };
-        seated.into_iter().chain(&mut self.other)
+        let beside = match &mut self.beside {
+            Beside::Successor(worker) | Beside::Predecessor(worker) => Some(worker),
+            Beside::Nobody => None,
+        };
+        seated.into_iter().chain(beside)
     }
 
     /// Nobody is in it and nobody will come.
-    pub(super) fn is_vacant(&self) -> bool {
-        self.is_closed() && self.other.is_none()
+    pub(super) const fn is_vacant(&self) -> bool {
+        self.is_closed() && self.has_room()
     }
 
     /// The seat will not be taken again.
@@ -121,8 +102,34 @@ impl Slot {
         matches!(self.seat, Seat::Empty)
     }
 
+    /// The seat is for a worker that is still to be spawned.
+    pub(super) const fn is_waiting(&self) -> bool {
+        matches!(self.seat, Seat::Waiting { .. })
+    }
+
+    /// Nobody is beside the one in the seat.
+    pub(super) const fn has_room(&self) -> bool {
+        matches!(self.beside, Beside::Nobody)
+    }
+
     pub(super) fn is_ready(&self) -> bool {
         self.workers().any(|worker| worker.state() == State::Ready)
+    }
+
+    /// The worker that is to be replaced because it has had its share.
+    pub(super) fn worn_out(&self) -> Option<WorkerId> {
+        self.seated().filter(|worker| worker.is_worn_out()).map(|worker| worker.id)
+    }
+
+    /// Whether somebody serves here, or will, once `leaver` is gone.
+    pub(super) fn will_serve(&self, leaver: Option<WorkerId>, restart: Restart) -> bool {
+        let stays = |worker: &Worker| worker.stays() && Some(worker.id) != leaver;
+        let is_refilled = match &self.seat {
+            Seat::Empty => false,
+            Seat::Waiting { .. } => true,
+            Seat::Taken(_) => self.is_wanted || restart.replaces(ExitReason::Asked),
+        };
+        is_refilled || self.workers().any(stays)
     }
 
     /// Whether the worker that ended last here failed.
@@ -130,7 +137,7 @@ impl Slot {
         self.last_exit.is_some_and(|exit| !exit.is_good())
     }
 
-    pub(super) fn deadline(&self) -> Option<Instant> {
+    pub(super) fn deadline(&self) -> Option<Moment> {
         let waiting = match self.seat {
             Seat::Waiting { until } => Some(until),
             Seat::Empty | Seat::Taken(_) => None,
@@ -139,42 +146,84 @@ impl Slot {
     }
 
     /// What is to come in this slot.
-    pub(super) fn next(&self, now: Instant) -> Next {
+    pub(super) fn next(&self, now: Moment) -> Next {
         match self.seat {
             Seat::Empty => Next::Empty,
-            Seat::Waiting { until } => Next::Restart { after: until.saturating_duration_since(now) },
+            Seat::Waiting { until } => Next::Restart { after: until.since(now) },
             Seat::Taken(_) => Next::Taken,
         }
     }
 
-    /// Opens the seat for the first worker.
-    pub(super) const fn open(&mut self, now: Instant) {
-        self.seat = Seat::Waiting { until: now };
+    /// The generation of what is spawned here when nothing else is wanted.
+    pub(super) const fn generation(&self) -> u64 {
+        self.generation
+    }
+
+    /// Wants a worker as soon as there is room for it.
+    pub(super) fn open(&mut self, now: Moment) {
+        match self.seat {
+            Seat::Empty => self.seat = Seat::Waiting { until: now },
+            Seat::Waiting { .. } => {}
+            Seat::Taken(_) => {
+                self.is_wanted = true;
+                self.make_room(now, Restart::Never);
+            }
+        }
     }
 
     /// Gives up waiting for a worker. Whoever is here stays.
     pub(super) fn close(&mut self) {
+        self.is_wanted = false;
         match self.seat {
             Seat::Waiting { .. } => self.seat = Seat::Empty,
             Seat::Empty | Seat::Taken(_) => {}
         }
     }
 
-    pub(super) fn is_due(&self, now: Instant) -> bool {
+    pub(super) fn is_due(&self, now: Moment) -> bool {
         match self.seat {
             Seat::Waiting { until } => until <= now,
             Seat::Empty | Seat::Taken(_) => false,
         }
     }
 
-    pub(super) const fn seat(&mut self, id: WorkerId, generation: u64, deadline: Instant) {
-        self.seat = Seat::Taken(Worker { id, generation, state: WorkerState::Starting { deadline } });
+    /// Puts a worker that is about to be spawned into the seat, or if that is taken, beside it.
+    pub(super) fn place(&mut self, worker: Worker) {
+        match self.seat {
+            Seat::Empty | Seat::Waiting { .. } => self.seat = Seat::Taken(worker),
+            Seat::Taken(_) => self.beside = Beside::Successor(worker),
+        }
     }
 
-    /// The worker began to drain by itself.
+    /// The worker serves. A successor takes the seat, and whom it succeeds drains.
+    pub(super) fn become_ready(
+        &mut self,
+        now: Moment,
+        id: WorkerId,
+        max_age: Option<Duration>,
+        grace: Duration,
+        actions: &mut Vec<Action>,
+    ) {
+        self.workers_mut().filter(|worker| worker.id == id).for_each(|worker| worker.become_ready(now, max_age));
+        if let Beside::Successor(worker) = &self.beside
+            && worker.state() == State::Ready
+        {
+            self.swap();
+            if let Beside::Predecessor(worker) = &mut self.beside {
+                worker.drain(now, grace, false, actions);
+            }
+        }
+        if let Some(worker) = self.seated()
+            && worker.state() == State::Ready
+        {
+            self.generation = worker.generation;
+        }
+    }
+
+    /// The worker is to go: it has begun to by itself, or was told to.
     pub(super) fn leave(
         &mut self,
-        now: Instant,
+        now: Moment,
         id: WorkerId,
         grace: Duration,
         last: bool,
@@ -187,7 +236,33 @@ impl Slot {
         self.make_room(now, restart);
     }
 
-    pub(super) fn misbehave(&mut self, now: Instant, id: WorkerId, actions: &mut Vec<Action>) {
+    /// Everybody here is to go and nobody comes.
+    pub(super) fn retire(&mut self, now: Moment, grace: Duration, actions: &mut Vec<Action>) {
+        self.close();
+        self.workers_mut().for_each(|worker| worker.drain(now, grace, false, actions));
+    }
+
+    /// The successor, if there is one, is not wanted any more.
+    pub(super) fn dismiss_successor(&mut self, now: Moment, grace: Duration, actions: &mut Vec<Action>) {
+        self.beside = match mem::take(&mut self.beside) {
+            Beside::Successor(mut worker) => {
+                worker.drain(now, grace, false, actions);
+                Beside::Predecessor(worker)
+            }
+            beside @ (Beside::Predecessor(_) | Beside::Nobody) => beside,
+        };
+    }
+
+    /// The worker that has had its share serves on, until then at least.
+    pub(super) fn put_off(&mut self, until: Moment) {
+        if let Seat::Taken(worker) = &mut self.seat
+            && worker.is_worn_out()
+        {
+            worker.last_until(until);
+        }
+    }
+
+    pub(super) fn misbehave(&mut self, now: Moment, id: WorkerId, actions: &mut Vec<Action>) {
         for worker in self.workers_mut().filter(|worker| worker.id == id) {
             worker.kill(now, KillCause::Misbehaviour, actions);
         }
@@ -195,11 +270,22 @@ impl Slot {
 
     /// Takes a worker that has ended out of the slot. The seat that it may have had stays empty until [`refill`](Self::refill).
     pub(super) fn remove(&mut self, id: WorkerId, exit: Exit) -> Option<Removed> {
-        let removed = match mem::take(&mut self.seat) {
-            Seat::Taken(worker) if worker.id == id => Removed::FromSeat(worker),
-            seat @ (Seat::Taken(_) | Seat::Waiting { .. } | Seat::Empty) => {
+        let removed = match (mem::take(&mut self.seat), mem::take(&mut self.beside)) {
+            (Seat::Taken(worker), beside) if worker.id == id => {
+                self.beside = beside;
+                Removed::FromSeat(worker)
+            }
+            (seat, Beside::Successor(worker)) if worker.id == id => {
                 self.seat = seat;
-                Removed::FromOther(self.other.take_if(|other| other.id == id)?)
+                Removed::Successor(worker)
+            }
+            (seat, Beside::Predecessor(worker)) if worker.id == id => {
+                self.seat = seat;
+                Removed::Predecessor(worker)
+            }
+            (seat, beside) => {
+                (self.seat, self.beside) = (seat, beside);
+                return None;
             }
         };
         self.last_exit = Some(exit);
@@ -207,182 +293,76 @@ impl Slot {
     }
 
     /// Lets the slot go on after a worker was reaped.
-    pub(super) fn refill(&mut self, now: Instant, removed: &Removed, reason: ExitReason, restart: Restart) {
+    pub(super) fn refill(&mut self, now: Moment, removed: &Removed, reason: ExitReason, restart: Restart) {
         match removed {
-            Removed::FromSeat(worker) if restart.replaces(reason) => self.wait(now, reason, worker.readiness(now)),
-            Removed::FromSeat(_) => {}
-            Removed::FromOther(_) => self.make_room(now, restart),
+            Removed::FromSeat(worker) => match mem::take(&mut self.beside) {
+                // It comes anyway.
+                Beside::Successor(successor) if successor.stays() => {
+                    self.is_wanted = false;
+                    self.seat = Seat::Taken(successor);
+                }
+                Beside::Successor(leaver) | Beside::Predecessor(leaver) => {
+                    self.beside = Beside::Predecessor(leaver);
+                    self.replace(now, worker, reason, restart);
+                }
+                Beside::Nobody => self.replace(now, worker, reason, restart),
+            },
+            Removed::Successor(_) | Removed::Predecessor(_) => self.make_room(now, restart),
         }
     }
 
-    /// Moves a worker that leaves out of the seat, if a successor is to come and there is room beside it. Otherwise it
-    /// drains where it is, and this is tried again when the other one is gone.
-    fn make_room(&mut self, now: Instant, restart: Restart) {
-        if self.other.is_some() || !restart.replaces(ExitReason::Asked) {
-            return;
+    fn replace(&mut self, now: Moment, worker: &Worker, reason: ExitReason, restart: Restart) {
+        if restart.replaces(reason) || self.is_wanted {
+            self.wait(now, reason, worker.readiness(now));
         }
-        match mem::take(&mut self.seat) {
-            Seat::Taken(worker) if worker.is_asked_to_go() => {
-                self.wait(now, ExitReason::Asked, worker.readiness(now));
-                self.other = Some(worker);
+    }
+
+    /// Moves a worker that leaves out of the seat, if another is there or to come and there is room beside it. Otherwise it
+    /// drains where it is, and this is tried again when the one beside is gone.
+    fn make_room(&mut self, now: Moment, restart: Restart) {
+        let Some(leaver) = self.seated().filter(|worker| worker.is_asked_to_go()) else { return };
+        let readiness = leaver.readiness(now);
+        match &self.beside {
+            Beside::Successor(worker) if worker.stays() => self.swap(),
+            Beside::Nobody if restart.replaces(ExitReason::Asked) || self.is_wanted => {
+                if let Seat::Taken(worker) = mem::take(&mut self.seat) {
+                    self.beside = Beside::Predecessor(worker);
+                }
+                self.wait(now, ExitReason::Asked, readiness);
             }
-            seat @ (Seat::Taken(_) | Seat::Waiting { .. } | Seat::Empty) => self.seat = seat,
+            Beside::Successor(_) | Beside::Predecessor(_) | Beside::Nobody => {}
         }
     }
 
-    fn wait(&mut self, now: Instant, reason: ExitReason, readiness: Readiness) {
+    /// The successor takes the seat; whoever had it moves aside.
+    fn swap(&mut self) {
+        match (mem::take(&mut self.seat), mem::take(&mut self.beside)) {
+            (Seat::Taken(old), Beside::Successor(new)) => {
+                self.seat = Seat::Taken(new);
+                self.beside = Beside::Predecessor(old);
+            }
+            (seat, beside) => (self.seat, self.beside) = (seat, beside),
+        }
+    }
+
+    fn wait(&mut self, now: Moment, reason: ExitReason, readiness: Readiness) {
         let departure = if reason.is_asked() { Departure::Left } else { Departure::Failed };
+        self.is_wanted = false;
         self.seat = Seat::Waiting { until: now + self.backoff.pause_after(departure, readiness) };
+    }
+
+    const fn seated(&self) -> Option<&Worker> {
+        match &self.seat {
+            Seat::Taken(worker) => Some(worker),
+            Seat::Empty | Seat::Waiting { .. } => None,
+        }
     }
 }
 
 impl Removed {
     pub(super) const fn worker(&self) -> &Worker {
         match self {
-            Self::FromSeat(worker) | Self::FromOther(worker) => worker,
+            Self::FromSeat(worker) | Self::Successor(worker) | Self::Predecessor(worker) => worker,
         }
     }
-}
-
-impl Worker {
-    pub(super) const fn state(&self) -> State {
-        match self.state {
-            WorkerState::Starting { .. } => State::Starting,
-            WorkerState::Ready { .. } => State::Ready,
-            WorkerState::Draining { .. } => State::Draining,
-            WorkerState::Killed { .. } => State::Killed,
-        }
-    }
-
-    /// It serves, or is about to, and nobody has asked it to stop.
-    pub(super) const fn stays(&self) -> bool {
-        match self.state {
-            WorkerState::Starting { .. } | WorkerState::Ready { .. } => true,
-            WorkerState::Draining { .. } | WorkerState::Killed { .. } => false,
-        }
-    }
-
-    pub(super) const fn is_asked_to_go(&self) -> bool {
-        match self.state {
-            WorkerState::Draining { .. } | WorkerState::Killed { cause: KillCause::Grace, .. } => true,
-            WorkerState::Starting { .. }
-            | WorkerState::Ready { .. }
-            | WorkerState::Killed { cause: KillCause::StartTimeout | KillCause::Misbehaviour, .. } => false,
-        }
-    }
-
-    /// How long it has served. Neither the time to drain nor the wait for its exit adds to that.
-    pub(super) fn readiness(&self, now: Instant) -> Readiness {
-        match self.state {
-            WorkerState::Starting { .. } => Readiness::Never,
-            WorkerState::Ready { since } => Readiness::of(now.saturating_duration_since(since)),
-            WorkerState::Draining { readiness, .. } | WorkerState::Killed { readiness, .. } => readiness,
-        }
-    }
-
-    const fn deadline(&self) -> Option<Instant> {
-        match self.state {
-            WorkerState::Starting { deadline } | WorkerState::Draining { deadline, .. } => Some(deadline),
-            WorkerState::Ready { .. } | WorkerState::Killed { .. } => None,
-        }
-    }
-
-    pub(super) const fn become_ready(&mut self, now: Instant) {
-        match self.state {
-            WorkerState::Starting { .. } => self.state = WorkerState::Ready { since: now },
-            WorkerState::Ready { .. } | WorkerState::Draining { .. } | WorkerState::Killed { .. } => {}
-        }
-    }
-
-    /// Asks the worker to go within `grace`. One that is asked already is only told if the accept queue has become its
-    /// business, and has no more time for it than it had.
-    pub(super) fn drain(&mut self, now: Instant, grace: Duration, last: bool, actions: &mut Vec<Action>) {
-        let deadline = match self.state {
-            WorkerState::Starting { .. } | WorkerState::Ready { .. } => later(now, grace),
-            WorkerState::Draining { deadline, last: false, .. } if last => deadline,
-            WorkerState::Draining { .. } | WorkerState::Killed { .. } => return,
-        };
-        let grace = deadline.saturating_duration_since(now);
-        if grace.is_zero() {
-            return self.kill(now, KillCause::Grace, actions);
-        }
-        self.state = WorkerState::Draining { deadline, last, readiness: self.readiness(now) };
-        actions.push(Action::Drain { worker: self.id, grace, last });
-    }
-
-    pub(super) fn kill(&mut self, now: Instant, cause: KillCause, actions: &mut Vec<Action>) {
-        match self.state {
-            WorkerState::Starting { .. } | WorkerState::Ready { .. } | WorkerState::Draining { .. } => {
-                self.state = WorkerState::Killed { cause, readiness: self.readiness(now) };
-                actions.push(Action::Kill(self.id));
-            }
-            WorkerState::Killed { .. } => {}
-        }
-    }
-
-    /// Ends the worker if its time is over.
-    pub(super) fn expire(&mut self, now: Instant, actions: &mut Vec<Action>) {
-        match self.state {
-            WorkerState::Starting { deadline } if deadline <= now => self.kill(now, KillCause::StartTimeout, actions),
-            WorkerState::Draining { deadline, .. } if deadline <= now => self.kill(now, KillCause::Grace, actions),
-            WorkerState::Starting { .. }
-            | WorkerState::Ready { .. }
-            | WorkerState::Draining { .. }
-            | WorkerState::Killed { .. } => {}
-        }
-    }
-
-    /// What it means that the worker ended like this.
-    pub(super) const fn exit_reason(&self, status: ExitStatus, restart: Restart) -> ExitReason {
-        match self.state {
-            WorkerState::Starting { .. } if restart.is_finish(status) => ExitReason::Finished,
-            WorkerState::Starting { .. } => ExitReason::FailedToStart,
-            WorkerState::Ready { .. } if status.is_success() => ExitReason::Finished,
-            WorkerState::Ready { .. } => ExitReason::Crashed,
-            WorkerState::Draining { .. } if status.is_obedient() => ExitReason::Asked,
-            WorkerState::Draining { .. } => ExitReason::Crashed,
-            // Whatever the status: it may have ended by itself just before the signal arrived.
-            WorkerState::Killed { cause, .. } => match cause {
-                KillCause::StartTimeout => ExitReason::StartTimedOut,
-                KillCause::Grace => ExitReason::GraceExpired,
-                KillCause::Misbehaviour => ExitReason::Misbehaved,
-            },
-        }
-    }
-}
-
-impl ExitStatus {
-    /// Whether a worker that was asked to go may end like this. A program without a handler yet ends by the very signal that
-    /// asked it, as service managers and terminals send it to the whole group; SIGSEGV is a crash even now.
-    const fn is_obedient(self) -> bool {
-        matches!(self, Self::Code(_) | Self::Signal(libc::SIGTERM | libc::SIGINT))
-    }
-}
-
-impl Exit {
-    const fn is_good(self) -> bool {
-        self.status.is_success() && matches!(self.reason, ExitReason::Finished | ExitReason::Asked)
-    }
-}
-
-impl ExitReason {
-    pub(super) const fn is_asked(self) -> bool {
-        match self {
-            Self::Asked | Self::GraceExpired => true,
-            Self::Finished | Self::Crashed | Self::FailedToStart | Self::StartTimedOut | Self::Misbehaved => false,
-        }
-    }
-
-    pub(super) const fn is_failed_start(self) -> bool {
-        match self {
-            Self::FailedToStart | Self::StartTimedOut | Self::Misbehaved => true,
-            Self::Asked | Self::GraceExpired | Self::Finished | Self::Crashed => false,
-        }
-    }
-}
-
-/// A moment from now on; a span that is too long for the clock is cut to some decades.
-pub(super) fn later(now: Instant, span: Duration) -> Instant {
-    const DECADES: Duration = Duration::from_secs(1 << 30);
-    now + span.min(DECADES)
 }

@@ -2,17 +2,20 @@
 
 mod walk;
 
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use super::{
+    Abandoned,
     Action::{self, AllReady, Drain, Kill, Reaped, Shutdown, Spawn},
-    Event, Next, Outcome, Restart, Settings, ShutdownCause, State, StopCause, Supervisor,
+    Event, Next, Outcome, Restart, Settings, ShutdownCause, State, StopCause, Supervisor, share_of_limit,
 };
 use crate::{
     Exit,
-    ExitReason::{self, Asked, Crashed, FailedToStart, Finished, GraceExpired, Misbehaved, StartTimedOut},
+    ExitReason::{self, Asked, Crashed, FailedToStart, Finished, GraceExpired, Misbehaved, StartTimedOut, Stuck},
     ExitStatus::{self, Code, Signal},
     WorkerId,
+    ipc::codec,
+    moment::Moment,
 };
 
 /// What most situations leave as it is.
@@ -28,6 +31,7 @@ const PLAIN: Settings = Settings {
 const START_TIMEOUT: u64 = 5_000;
 const GRACE: u64 = 3_000;
 const SIGINT: i32 = 2;
+const SIGABRT: i32 = 6;
 const SIGKILL: i32 = 9;
 const SIGSEGV: i32 = 11;
 const SIGTERM: i32 = 15;
@@ -35,7 +39,7 @@ const SIGTERM: i32 = 15;
 /// A supervisor and its clock.
 struct Play {
     supervisor: Supervisor,
-    now: Instant,
+    now: Moment,
 }
 
 impl Play {
@@ -86,12 +90,8 @@ impl Play {
     }
 }
 
-#[expect(
-    clippy::disallowed_methods,
-    reason = "there is no other way to an `Instant`; time moves by addition from here"
-)]
-fn origin() -> Instant {
-    Instant::now()
+const fn origin() -> Moment {
+    Moment::from_nanos(1_000_000_000_000_000)
 }
 
 const fn ms(millis: u64) -> Duration {
@@ -146,8 +146,12 @@ const fn stop(cause: StopCause) -> Event {
     Event::Stop(cause)
 }
 
+const fn stopping(cause: ShutdownCause) -> Action {
+    Shutdown { cause, delay: Duration::ZERO }
+}
+
 const fn shutdown(cause: StopCause) -> Action {
-    Shutdown(ShutdownCause::Stop(cause))
+    stopping(ShutdownCause::Stop(cause))
 }
 
 const fn end(outcome: Outcome) -> Action {
@@ -239,7 +243,7 @@ mod start {
         let cause = ShutdownCause::StartFailed { worker: id(2), exit };
         assert_eq!(
             play.step(last_words),
-            [reaped(2, 1, status, reason, Next::Stopping), Shutdown(cause), drain_last(1, GRACE)]
+            [reaped(2, 1, status, reason, Next::Stopping), stopping(cause), drain_last(1, GRACE)]
         );
         assert_eq!(
             play.step(exited(1, Code(0))),
@@ -744,7 +748,7 @@ mod breaker {
             }
             play.now = due;
             let gone = play.step(exited(worker, Code(1)));
-            if gone.contains(&Shutdown(ShutdownCause::Breaker)) {
+            if gone.contains(&stopping(ShutdownCause::Breaker)) {
                 return Some(worker);
             }
         }
@@ -783,7 +787,7 @@ mod breaker {
                 for action in play.wait().1 {
                     if let Kill(worker) = action {
                         let gone = play.step(Event::Exited(worker, Signal(SIGKILL)));
-                        if gone.contains(&Shutdown(ShutdownCause::Breaker)) {
+                        if gone.contains(&stopping(ShutdownCause::Breaker)) {
                             break 'hang play.now - broke;
                         }
                     }
@@ -818,7 +822,7 @@ mod breaker {
             let gone = play.after(9_999, exited(worker, Code(1)));
             let first = *first.get_or_insert(play.now);
             if worker == 23 {
-                assert_eq!(gone[1], Shutdown(ShutdownCause::Breaker));
+                assert_eq!(gone[1], stopping(ShutdownCause::Breaker));
                 assert_eq!(play.now - first, ms(10 * (30_000 + 9_999 + 30_000)));
             } else {
                 assert_eq!(gone, [reaped(worker, 0, Code(1), Crashed, restart_after(30_000))]);
@@ -851,7 +855,7 @@ mod breaker {
                 }
                 gone = play.after(served, exited(worker, Code(1)));
             }
-            assert_eq!(gone.contains(&Shutdown(ShutdownCause::Breaker)), is_end, "{gone:?}");
+            assert_eq!(gone.contains(&stopping(ShutdownCause::Breaker)), is_end, "{gone:?}");
         }
     }
 
@@ -872,7 +876,7 @@ mod breaker {
         let gone = play.step(exited(12, Signal(SIGKILL)));
         assert_eq!(gone, [reaped(12, 0, Signal(SIGKILL), Misbehaved, restart_after(0)), spawn(13, 0)]);
         play.step(ready(13));
-        assert_eq!(play.after(9_999, exited(13, Code(1)))[1], Shutdown(ShutdownCause::Breaker));
+        assert_eq!(play.after(9_999, exited(13, Code(1)))[1], stopping(ShutdownCause::Breaker));
     }
 
     #[test]
@@ -908,7 +912,7 @@ mod breaker {
             end_of_it,
             [
                 reaped(11, 0, Code(1), FailedToStart, Next::Stopping),
-                Shutdown(ShutdownCause::Breaker),
+                stopping(ShutdownCause::Breaker),
                 end(Outcome::Breaker)
             ]
         );
@@ -921,7 +925,7 @@ mod breaker {
             play.step(exited(21, Code(1))),
             [
                 reaped(21, 0, Code(1), FailedToStart, Next::Stopping),
-                Shutdown(ShutdownCause::Breaker),
+                stopping(ShutdownCause::Breaker),
                 drain_last(22, GRACE)
             ]
         );
@@ -1182,7 +1186,7 @@ mod stopping {
     #[test]
     fn after_the_breaker_the_first_interrupt_kills_and_the_outcome_stays() {
         let mut play = on_the_brink();
-        assert_eq!(play.step(exited(21, Code(1)))[1], Shutdown(ShutdownCause::Breaker));
+        assert_eq!(play.step(exited(21, Code(1)))[1], stopping(ShutdownCause::Breaker));
         assert_eq!(play.step(stop(StopCause::Terminate)), NOTHING);
         assert_eq!(play.step(stop(StopCause::Interrupt)), [kill(22)]);
         assert_eq!(play.step(exited(22, Signal(SIGKILL)))[1], end(Outcome::Breaker));
@@ -1261,7 +1265,7 @@ mod odd_events {
         });
         play.step(Event::Start);
         play.step(ready(1));
-        assert!(matches!(play.step(stop(StopCause::Terminate))[..], [Shutdown(_), Drain { last: true, .. }]));
+        assert!(matches!(play.step(stop(StopCause::Terminate))[..], [Shutdown { .. }, Drain { last: true, .. }]));
     }
 
     #[test]
@@ -1270,7 +1274,7 @@ mod odd_events {
         play.step(leaving(1));
         play.step(exited(2, Code(1)));
         play.step(exited(4, Code(1)));
-        assert_eq!(play.after(3_600_000, Event::Tick), [spawn(5, 1), kill(3), kill(1)]);
+        assert_eq!(play.after(3_600_000, Event::Tick), [kill(3), kill(1), spawn(5, 1)]);
     }
 
     #[test]
@@ -1283,5 +1287,334 @@ mod odd_events {
         assert_eq!(asked, [(3, false), (1, true), (2, false)]);
         assert_eq!(play.states(), [(3, 0, State::Starting), (1, 0, State::Draining), (2, 1, State::Killed)]);
         assert!(status.iter().all(|status| status.generation == 1));
+    }
+}
+
+mod renewal {
+    use super::*;
+
+    const fn spawn_of(generation: u64, worker: u64, slot: usize) -> Action {
+        Spawn { worker: id(worker), slot, generation }
+    }
+
+    const fn reloading(generation: u64) -> Action {
+        Action::Reloading { generation }
+    }
+
+    const fn reloaded(generation: u64) -> Action {
+        Action::Reloaded { generation, outcome: Ok(()) }
+    }
+
+    fn abandoned(generation: u64, worker: u64, status: ExitStatus, reason: ExitReason) -> Action {
+        let exit = Exit { status, reason };
+        Action::Reloaded { generation, outcome: Err(Abandoned::Failed { worker: id(worker), exit }) }
+    }
+
+    fn reaped_of(generation: u64, worker: u64, slot: usize, reason: ExitReason, next: Next) -> Action {
+        let status = if reason == Asked { Code(0) } else { Code(1) };
+        Reaped { worker: id(worker), slot, generation, exit: Exit { status, reason }, next }
+    }
+
+    #[test]
+    fn a_reload_succeeds_one_slot_after_the_other_and_nobody_goes_before_its_successor_is_ready() {
+        let mut play = Play::serving(2, Restart::Always);
+        assert_eq!(play.step(Event::Reload), [reloading(2), spawn_of(2, 3, 0)]);
+        assert_eq!(play.after(1_000, ready(3)), [drain(1, GRACE), spawn_of(2, 4, 1)]);
+        assert_eq!(play.step(exited(1, Code(0))), [reaped(1, 0, Code(0), Asked, Next::Taken)]);
+        assert_eq!(play.step(ready(4)), [drain(2, GRACE), reloaded(2)]);
+        assert_eq!(play.step(exited(2, Code(0))), [reaped(2, 1, Code(0), Asked, Next::Taken)]);
+        assert_eq!(play.states(), [(3, 0, State::Ready), (4, 1, State::Ready)]);
+    }
+
+    #[test]
+    fn with_a_surge_so_many_successors_start_at_a_time() {
+        let mut play = Play::with(Settings { slots: 3, surge: 2, ..PLAIN });
+        play.step(Event::Start);
+        (1..=3).for_each(|worker| _ = play.step(ready(worker)));
+        assert_eq!(play.step(Event::Reload), [reloading(2), spawn_of(2, 4, 0), spawn_of(2, 5, 1)]);
+        assert_eq!(play.step(ready(5)), [drain(2, GRACE), spawn_of(2, 6, 2)]);
+    }
+
+    #[test]
+    fn a_successor_that_dies_ends_the_reload_and_those_that_serve_are_not_touched() {
+        let mut play = Play::serving(2, Restart::Always);
+        play.step(Event::Reload);
+        assert_eq!(
+            play.step(exited(3, Code(1))),
+            [reaped_of(2, 3, 0, FailedToStart, Next::Taken), abandoned(2, 3, Code(1), FailedToStart)]
+        );
+        assert_eq!(play.states(), [(1, 0, State::Ready), (2, 1, State::Ready)]);
+        assert_eq!(play.step(Event::Reload), [reloading(3), spawn_of(3, 4, 0)], "the next one begins anew");
+    }
+
+    #[test]
+    fn a_successor_that_is_not_ready_in_time_ends_the_reload_too() {
+        let mut play = Play::serving(1, Restart::Always);
+        play.step(Event::Reload);
+        assert_eq!(play.wait(), (ms(START_TIMEOUT), vec![kill(2)]));
+        let gone = play.step(exited(2, Signal(SIGKILL)));
+        assert_eq!(gone[1], abandoned(2, 2, Signal(SIGKILL), StartTimedOut));
+        assert_eq!(play.states(), [(1, 0, State::Ready)]);
+    }
+
+    #[test]
+    fn after_an_abandoned_reload_each_slot_goes_on_with_what_served_there() {
+        let mut play = Play::serving(2, Restart::Always);
+        play.step(Event::Reload);
+        play.step(ready(3));
+        play.step(exited(1, Code(0)));
+        play.step(exited(4, Code(1)));
+        assert_eq!(play.step(exited(3, Code(1)))[1], spawn_of(2, 5, 0));
+        assert_eq!(play.step(exited(2, Code(1)))[1], spawn_of(1, 6, 1));
+    }
+
+    #[test]
+    fn a_second_reload_follows_the_first_and_more_are_joined_to_it() {
+        let mut play = Play::serving(1, Restart::Always);
+        play.step(Event::Reload);
+        assert_eq!(play.step(Event::Reload), []);
+        assert_eq!(play.step(Event::Reload), []);
+        assert_eq!(play.step(ready(2)), [drain(1, GRACE), reloaded(2), reloading(3)]);
+        assert_eq!(
+            play.step(exited(1, Code(0))),
+            [reaped(1, 0, Code(0), Asked, Next::Taken), spawn_of(3, 3, 0)],
+            "once there is room in the slot"
+        );
+        let last = play.step(ready(3));
+        assert_eq!(last, [drain(2, GRACE), reloaded(3)]);
+    }
+
+    #[test]
+    fn a_reload_that_is_asked_for_during_the_start_waits_for_it() {
+        let mut play = Play::new(1, Restart::Always);
+        play.step(Event::Start);
+        assert_eq!(play.step(Event::Reload), []);
+        assert_eq!(play.step(ready(1)), [AllReady, reloading(2), spawn_of(2, 2, 0)]);
+    }
+
+    #[test]
+    fn a_slot_that_waits_out_its_backoff_is_first_and_waits_no_longer() {
+        let mut play = Play::serving(2, Restart::Always);
+        play.step(exited(2, Code(1)));
+        play.step(exited(3, Code(1)));
+        assert_eq!(play.step(Event::Reload), [reloading(2), spawn_of(2, 4, 1)]);
+        assert_eq!(play.step(ready(4)), [spawn_of(2, 5, 0)]);
+    }
+
+    #[test]
+    fn a_worker_that_crashes_while_its_successor_starts_is_not_replaced_by_yet_another_one() {
+        let mut play = Play::serving(1, Restart::Always);
+        play.step(Event::Reload);
+        assert_eq!(play.step(exited(1, Signal(SIGSEGV))), [reaped(1, 0, Signal(SIGSEGV), Crashed, Next::Taken)]);
+        assert_eq!(play.step(ready(2)), [reloaded(2)]);
+    }
+
+    #[test]
+    fn a_stop_ends_the_reload_and_drains_the_successor_too() {
+        let mut play = Play::serving(1, Restart::Always);
+        play.step(Event::Reload);
+        assert_eq!(
+            play.step(stop(StopCause::Terminate)),
+            [
+                Action::Reloaded { generation: 2, outcome: Err(Abandoned::Stopping) },
+                shutdown(StopCause::Terminate),
+                drain_last(1, GRACE),
+                drain_last(2, GRACE)
+            ]
+        );
+        assert_eq!(play.step(Event::Reload), []);
+    }
+
+    #[test]
+    fn a_worker_that_has_had_its_share_is_succeeded_by_one_of_its_generation() {
+        let mut play = Play::serving(2, Restart::Always);
+        assert_eq!(play.step(Event::WornOut(id(2))), [spawn_of(1, 3, 1)]);
+        assert_eq!(play.step(Event::WornOut(id(1))), [], "one at a time");
+        assert_eq!(play.step(ready(3)), [drain(2, GRACE)]);
+        assert_eq!(
+            play.step(exited(2, Code(0))),
+            [reaped(2, 1, Code(0), Asked, Next::Taken), spawn_of(1, 4, 0)],
+            "and not before the predecessor is gone"
+        );
+    }
+
+    #[test]
+    fn a_worn_out_worker_serves_on_when_its_successor_fails_and_another_one_is_tried_later() {
+        let mut play = Play::serving(1, Restart::Always);
+        play.step(Event::WornOut(id(1)));
+        assert_eq!(play.step(exited(2, Code(1))), [reaped(2, 0, Code(1), FailedToStart, Next::Taken)]);
+        assert_eq!(play.states(), [(1, 0, State::Ready)]);
+        assert_eq!(play.wait(), (ms(30_000), vec![spawn_of(1, 3, 0)]));
+    }
+
+    #[test]
+    fn workers_of_one_age_do_not_go_all_at_once() {
+        let mut play = Play::with(Settings { slots: 4, max_age: Some(ms(3_600_000)), ..PLAIN });
+        play.step(Event::Start);
+        (1..=4).for_each(|worker| _ = play.step(ready(worker)));
+        let (mut ages, mut next) = (Vec::new(), 5);
+        while ages.len() < 4 {
+            let (_, actions) = play.wait();
+            ages.push(play.now - origin());
+            assert!(matches!(actions[..], [Spawn { .. }]), "{actions:?}");
+            play.step(ready(next));
+            let old = play.states().iter().find(|(_, _, state)| *state == State::Draining).unwrap().0;
+            play.step(exited(old, Code(0)));
+            next += 1;
+        }
+        assert!(ages[0] >= ms(3_240_000) && ages[3] <= ms(3_600_000), "{ages:?}");
+        assert!(ages.windows(2).all(|pair| pair[1] - pair[0] > ms(10_000)), "{ages:?}");
+    }
+
+    #[test]
+    fn the_share_of_a_limit_is_from_nine_tenths_to_all_of_it() {
+        let shares: Vec<_> = (1..1_000).map(|worker| share_of_limit(id(worker))).collect();
+        assert_eq!((shares.iter().min(), shares.iter().max()), (Some(&900), Some(&1_000)));
+    }
+}
+
+mod scaling {
+    use super::*;
+
+    #[test]
+    fn more_workers_come_at_once_in_new_slots() {
+        let mut play = Play::serving(1, Restart::Always);
+        assert_eq!(
+            play.step(Event::Scale(3)),
+            [Action::Open { slot: 1 }, Action::Open { slot: 2 }, spawn(2, 1), spawn(3, 2)]
+        );
+        assert_eq!(play.supervisor.wanted(), 3);
+    }
+
+    #[test]
+    fn fewer_drain_from_the_last_slot_on_and_are_not_replaced() {
+        let mut play = Play::serving(3, Restart::Always);
+        assert_eq!(play.step(Event::Scale(1)), [drain(2, GRACE), drain(3, GRACE)]);
+        assert_eq!(play.step(exited(3, Code(0))), [reaped(3, 2, Code(0), Asked, Next::Empty)]);
+        assert_eq!(play.step(exited(2, Signal(SIGSEGV))), [reaped(2, 1, Signal(SIGSEGV), Crashed, Next::Empty)]);
+        assert_eq!(play.states(), [(1, 0, State::Ready)]);
+    }
+
+    #[test]
+    fn a_slot_that_is_opened_again_does_not_wait_for_who_still_drains_there() {
+        let mut play = Play::serving(2, Restart::Always);
+        play.step(Event::Scale(1));
+        assert_eq!(play.step(Event::Scale(2)), [Action::Open { slot: 1 }, spawn(3, 1)]);
+        assert_eq!(play.step(exited(2, Code(0))), [reaped(2, 1, Code(0), Asked, Next::Taken)]);
+    }
+
+    #[test]
+    fn a_slot_that_is_opened_during_a_reload_takes_part_in_it() {
+        let mut play = Play::serving(1, Restart::Always);
+        play.step(Event::Reload);
+        assert_eq!(play.step(Event::Scale(2)), [Action::Open { slot: 1 }, spawn(3, 1)], "the surge is used up");
+        let next = play.step(ready(2));
+        assert_eq!(next, [drain(1, GRACE), Spawn { worker: id(4), slot: 1, generation: 2 }]);
+    }
+
+    #[test]
+    fn a_slot_that_is_retired_during_a_reload_does_not_hold_it_up() {
+        let mut play = Play::serving(2, Restart::Always);
+        play.step(Event::Reload);
+        assert_eq!(play.step(Event::Scale(1)), [drain(2, GRACE)]);
+        assert_eq!(play.step(ready(3)), [drain(1, GRACE), Action::Reloaded { generation: 2, outcome: Ok(()) }]);
+    }
+
+    #[test]
+    fn there_is_always_one() {
+        let mut play = Play::serving(2, Restart::Always);
+        play.step(Event::Scale(0));
+        assert_eq!(play.supervisor.wanted(), 1);
+    }
+
+    #[test]
+    fn a_fork_fills_a_slot_that_the_policy_has_left_empty_or_else_opens_one() {
+        let mut play = Play::serving(2, Restart::Never);
+        play.step(exited(1, Code(1)));
+        assert_eq!(play.step(Event::Fork), [Action::Open { slot: 0 }, spawn(3, 0)]);
+        assert_eq!(play.step(Event::Fork), [Action::Open { slot: 2 }, spawn(4, 2)]);
+    }
+
+    #[test]
+    fn when_those_that_stay_are_none_the_leavers_empty_their_queues() {
+        let mut play = Play::serving(2, Restart::Never);
+        play.step(exited(1, Code(0)));
+        assert_eq!(play.step(Event::Scale(1)), [drain(2, GRACE), drain_last(2, GRACE)]);
+    }
+}
+
+mod watchdog {
+    use super::*;
+
+    #[test]
+    fn a_stuck_worker_is_aborted_and_replaced_when_it_is_gone() {
+        let mut play = Play::serving(2, Restart::Always);
+        assert_eq!(play.step(Event::Stuck(id(1))), [Action::Abort(id(1))]);
+        assert_eq!(play.step(Event::Stuck(id(1))), []);
+        let gone = play.step(exited(1, Signal(SIGABRT)));
+        assert_eq!(gone, [reaped(1, 0, Signal(SIGABRT), Stuck, restart_after(0)), spawn(3, 0)]);
+    }
+
+    #[test]
+    fn one_that_survives_the_abort_is_killed() {
+        let mut play = Play::serving(1, Restart::Always);
+        play.step(Event::Stuck(id(1)));
+        assert_eq!(play.wait(), (ms(10_000), vec![kill(1)]));
+        let gone = play.step(exited(1, Signal(SIGKILL)));
+        assert_eq!(gone[0], reaped(1, 0, Signal(SIGKILL), Stuck, restart_after(0)));
+    }
+
+    #[test]
+    fn a_stop_does_not_wait_longer_for_it_than_for_others() {
+        let mut play = Play::serving(1, Restart::Always);
+        play.step(Event::Stuck(id(1)));
+        play.step(stop(StopCause::Terminate));
+        assert_eq!(play.wait(), (ms(GRACE), vec![kill(1)]));
+    }
+
+    #[test]
+    fn one_that_starts_or_drains_has_its_deadline_already() {
+        let mut play = Play::new(2, Restart::Always);
+        play.step(Event::Start);
+        assert_eq!(play.step(Event::Stuck(id(1))), []);
+        play.step(ready(1));
+        play.step(ready(2));
+        play.step(leaving(1));
+        assert_eq!(play.step(Event::Stuck(id(1))), []);
+    }
+}
+
+mod drain_delay {
+    use super::*;
+
+    fn delayed() -> Play {
+        let mut play = Play::with(Settings { drain_delay: ms(5_000), ..PLAIN });
+        play.step(Event::Start);
+        play.step(ready(1));
+        play
+    }
+
+    #[test]
+    fn after_terminate_the_workers_serve_on_for_a_while_and_drain_then() {
+        let mut play = delayed();
+        let cause = ShutdownCause::Stop(StopCause::Terminate);
+        assert_eq!(play.step(stop(StopCause::Terminate)), [Shutdown { cause, delay: ms(5_000) }]);
+        assert_eq!(play.wait(), (ms(5_000), vec![drain_last(1, GRACE)]));
+    }
+
+    #[test]
+    fn an_interrupt_does_not_wait() {
+        let mut play = delayed();
+        assert_eq!(play.step(stop(StopCause::Interrupt)), [shutdown(StopCause::Interrupt), drain_last(1, GRACE)]);
+        let mut play = delayed();
+        play.step(stop(StopCause::Terminate));
+        assert_eq!(play.step(stop(StopCause::Interrupt)), [kill(1)], "a stop is under way");
+    }
+
+    #[test]
+    fn whoever_dies_meanwhile_is_not_replaced() {
+        let mut play = delayed();
+        play.step(stop(StopCause::Terminate));
+        assert_eq!(play.step(exited(1, Code(1))).len(), 2, "reaped, and the end");
     }
 }

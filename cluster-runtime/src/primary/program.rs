@@ -1,0 +1,53 @@
+//! Where the program is on disk, so that a reload finds what was put there since.
+
+use std::env;
+use std::fs::{self, Metadata};
+use std::io;
+use std::os::unix::fs::MetadataExt as _;
+use std::path::{Path, PathBuf};
+
+use super::spawn::Image;
+
+/// The file that this process was started from, by the path that was used for it.
+///
+/// Not what `/proc/self/exe` says: where the path is a symbolic link that a deployment turns to the next release, that still names the
+/// release before.
+#[derive(Debug)]
+pub(super) struct Program {
+    path: PathBuf,
+}
+
+impl Program {
+    /// Call it early: the working directory counts.
+    pub(super) fn of_this_process() -> io::Result<Self> {
+        let running = fs::metadata("/proc/self/exe")?;
+        let path = match as_invoked(&running) {
+            Some(path) => path,
+            None => fs::read_link("/proc/self/exe")?,
+        };
+        Ok(Self { path })
+    }
+
+    pub(super) fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// What is there now.
+    pub(super) fn image(&self) -> io::Result<Image> {
+        Image::open(&self.path)
+            .map_err(|error| io::Error::new(error.kind(), format!("{}: {error}", self.path.display())))
+    }
+}
+
+/// The path by which a shell or a service manager has found the program, if that is where it is.
+fn as_invoked(running: &Metadata) -> Option<PathBuf> {
+    let name = PathBuf::from(env::args_os().next()?);
+    let is_running = |path: &PathBuf| {
+        fs::metadata(path).is_ok_and(|found| (found.dev(), found.ino()) == (running.dev(), running.ino()))
+    };
+    if name.components().count() > 1 || name.is_absolute() {
+        return Some(env::current_dir().ok()?.join(name)).filter(is_running);
+    }
+    let places = env::var_os("PATH")?;
+    env::split_paths(&places).filter(|place| place.is_absolute()).map(|place| place.join(&name)).find(is_running)
+}
