@@ -89,16 +89,6 @@ fn a_closed_terminal_stops_the_cluster() {
 }
 
 #[test]
-fn a_hang_up_without_a_terminal_is_ignored_and_said_so() {
-    let mut cluster = Cluster::of(WEB).workers(1).start();
-    cluster.wait_ready();
-    cluster.signal(Signal::SIGHUP);
-    cluster.wait_for("HUP has no meaning in this version and is ignored");
-    cluster.signal(Signal::SIGTERM);
-    cluster.expect_exit(0);
-}
-
-#[test]
 fn a_request_that_runs_is_finished_and_newcomers_are_refused_meanwhile() {
     let mut cluster = Cluster::of(WEB).workers(2).start();
     let address = cluster.wait_ready();

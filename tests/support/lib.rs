@@ -4,11 +4,13 @@
 //! - [`http`]: the smallest client that still lets a test decide which byte is sent when.
 //! - [`scratch`]: a directory that goes with its test.
 //! - [`load`]: many clients at once, and what went wrong for them.
+//! - [`release`]: a program on disk that is replaced by its next release.
 //! - [`tls`]: a client that remembers its sessions.
 //! - [`who`]: which worker answers.
 
 pub mod http;
 pub mod load;
+pub mod release;
 pub mod scratch;
 pub mod tls;
 pub mod who;

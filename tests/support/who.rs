@@ -53,6 +53,15 @@ pub fn find(address: SocketAddr, is_right: impl Fn(&Who) -> bool) -> Who {
 pub struct Kept(http::Connection);
 
 impl Kept {
+    /// Asks for something else.
+    ///
+    /// # Panics
+    /// If the worker does not answer.
+    #[track_caller]
+    pub fn body(&mut self, path: &str) -> String {
+        self.0.get(path).expect("the worker answers").body
+    }
+
     /// Asks again.
     ///
     /// # Panics

@@ -2,7 +2,7 @@
 
 use std::env;
 use std::fs::{self, Metadata};
-use std::io;
+use std::io::{self, Read as _};
 use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
 
@@ -34,9 +34,25 @@ impl Program {
 
     /// What is there now.
     pub(super) fn image(&self) -> io::Result<Image> {
-        Image::open(&self.path)
+        look_into(&self.path)
+            .and_then(|()| Image::open(&self.path))
             .map_err(|error| io::Error::new(error.kind(), format!("{}: {error}", self.path.display())))
     }
+}
+
+/// What is neither would be run by the shell, which takes anything for a script.
+fn look_into(path: &Path) -> io::Result<()> {
+    let mut start = [0; 4];
+    let read = match fs::File::open(path) {
+        Ok(mut file) => file.read_exact(&mut start),
+        // It may be executable and not readable.
+        Err(error) if error.kind() == io::ErrorKind::PermissionDenied => return Ok(()),
+        Err(error) => return Err(error),
+    };
+    if read.is_ok() && (start == *b"\x7fELF" || start.starts_with(b"#!")) {
+        return Ok(());
+    }
+    Err(io::Error::new(io::ErrorKind::InvalidData, "it is neither a program nor a script"))
 }
 
 /// The path by which a shell or a service manager has found the program, if that is where it is.

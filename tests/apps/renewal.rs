@@ -1,0 +1,131 @@
+//! A fixture: a service that is reloaded, scaled and watched, and the orders for that over HTTP.
+//!
+//! `MODE` names a file whose first word says how the workers behave that start from now on, and whose second is their release.
+//! `renewal_other` is its next release, whose messages are others.
+
+use std::time::Duration;
+
+use axum::Router;
+use axum::body::Bytes;
+use axum::extract::{Path, State};
+use axum::routing::{get, post};
+use cluster::{Event, Message, Primary, PrimaryHandle, Reply, Worker, WorkerId};
+use tokio::time::sleep;
+
+#[derive(Debug, Message)]
+enum ToPrimary {
+    Do {
+        order: String,
+        outcome: Reply<String>,
+    },
+    /// The outcome is printed.
+    Begin {
+        order: String,
+    },
+}
+
+#[cluster::main(workers = 2, primary = obey)]
+async fn main(worker: Worker<ToPrimary>) -> cluster::Result {
+    let (mode, release) = mode();
+    match mode.as_str() {
+        "slow" => sleep(Duration::from_secs(2)).await,
+        "hang" => std::future::pending().await,
+        "spin" => spin().await,
+        "exit" => std::process::exit(7),
+        "abort" => std::process::abort(),
+        _ => {}
+    }
+    let app = Router::new()
+        .route("/who", get(who))
+        .route("/release", get(async move || release))
+        .route("/do/{order}", get(order))
+        .route("/begin/{order}", get(begin))
+        .route("/slow/{ms}", get(slow))
+        .route("/length", post(async |body: Bytes| body.len().to_string()))
+        .route("/spin", get(spin))
+        .route("/block", get(async || std::thread::sleep(Duration::from_secs(60))))
+        .route("/eat/{mib}", get(eat))
+        .with_state(worker);
+    let address = std::env::var("ADDR").unwrap_or_else(|_| "127.0.0.1:0".into());
+    cluster::serve(address, app).await?;
+    if mode == "deaf" {
+        println!("deaf");
+        std::future::pending().await
+    }
+    Ok(())
+}
+
+fn mode() -> (String, String) {
+    let text = std::env::var("MODE").ok().and_then(|path| std::fs::read_to_string(path).ok()).unwrap_or_default();
+    let mut words = text.split_whitespace().map(str::to_owned);
+    (words.next().unwrap_or_default(), words.next().unwrap_or_default())
+}
+
+async fn obey(mut primary: Primary<ToPrimary>) {
+    while let Some(event) = primary.next().await {
+        match event {
+            Event::Message(_, ToPrimary::Do { order, outcome }) => {
+                let handle = primary.handle();
+                tokio::spawn(async move { outcome.send(carry_out(&handle, &order).await) });
+            }
+            Event::Message(_, ToPrimary::Begin { order }) => {
+                let handle = primary.handle();
+                tokio::spawn(async move { println!("done: {order}: {}", carry_out(&handle, &order).await) });
+            }
+            event => println!("{event:?}"),
+        }
+    }
+}
+
+/// An order is a word, or a word and numbers, with dashes between.
+async fn carry_out(primary: &PrimaryHandle<ToPrimary>, order: &str) -> String {
+    let words: Vec<_> = order.split('-').collect();
+    let number = |nth: usize| words[nth].parse::<u64>().expect("a number");
+    let worker = |nth: usize| -> WorkerId {
+        let found = primary.workers().into_iter().find(|worker| worker.id.get() == number(nth));
+        found.expect("a worker's number").id
+    };
+    match words[0] {
+        "reload" => format!("{:?}", primary.reload().await.map_err(|error| error.to_string())),
+        "scale" => format!("{:?}", primary.scale(number(1) as usize).await.map_err(|error| error.to_string())),
+        "fork" => format!("{:?}", primary.fork().await),
+        "disconnect" => format!("{:?}", primary.disconnect(worker(1)).await),
+        "kill" => format!("{:?}", primary.kill(worker(1), number(2) as i32).await.map_err(|error| error.to_string())),
+        "list" => primary.workers().iter().map(|worker| format!("{}:{:?} ", worker.id, worker.state)).collect(),
+        _ => format!("no such order: {order}"),
+    }
+}
+
+async fn order(State(worker): State<Worker<ToPrimary>>, Path(order): Path<String>) -> String {
+    let answer = worker.call(|outcome| ToPrimary::Do { order, outcome }).await;
+    answer.unwrap_or_else(|error| format!("no answer: {error}"))
+}
+
+/// For orders that end only when this worker is gone.
+async fn begin(State(worker): State<Worker<ToPrimary>>, Path(order): Path<String>) {
+    worker.send(ToPrimary::Begin { order }).await.expect("the primary lives");
+}
+
+async fn who(State(worker): State<Worker<ToPrimary>>) -> String {
+    format!("{} {} {} {}", worker.id(), worker.slot(), worker.generation(), std::process::id())
+}
+
+async fn slow(Path(ms): Path<u64>) -> String {
+    println!("slow request begins");
+    sleep(Duration::from_millis(ms)).await;
+    format!("slept {ms}")
+}
+
+#[expect(clippy::infinite_loop, reason = "it is meant to keep the worker busy for ever")]
+async fn spin() {
+    println!("spinning");
+    loop {
+        std::hint::spin_loop();
+    }
+}
+
+/// Takes so much memory for ever.
+async fn eat(Path(mib): Path<usize>) -> String {
+    let eaten = vec![1_u8; mib << 20].leak();
+    eaten.len().to_string()
+}
