@@ -4,6 +4,9 @@
 //! its mailbox is handed to others (by `tend`) until it is back. Who is stuck shows on the board. While all workers sleep, nobody looks; the
 //! first one that wakes up rings the bell.
 
+#[cfg(test)]
+mod tests;
+
 use std::collections::{BTreeMap, BTreeSet};
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
