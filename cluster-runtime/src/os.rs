@@ -3,9 +3,11 @@
 //! Nothing here knows what a worker is; callers say what they mean and this file says how Linux is asked for it.
 #![expect(unsafe_code, reason = "this file is where the crate keeps its unsafe blocks")]
 
-use std::io::{self, IoSlice};
+use std::fs::File;
+use std::io::{self, IoSlice, Write as _};
 use std::mem;
 use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
+use std::os::unix::fs::FileExt as _;
 use std::os::unix::process::CommandExt;
 use std::process::Command;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -54,6 +56,14 @@ pub(crate) fn adopt_inherited(number: RawFd) -> io::Result<OwnedFd> {
     // SAFETY: the descriptor is open (fcntl succeeded), was made by the parent for us alone, and boot adopts each
     // number once, before anything else runs.
     Ok(unsafe { OwnedFd::from_raw_fd(number) })
+}
+
+/// Lets a descriptor stay open, under its number, when this process executes another program. So does each program that is started
+/// meanwhile.
+#[cfg_attr(not(test), expect(dead_code, reason = "for the upgrade of a running primary"))]
+pub(crate) fn keep_on_exec(fd: BorrowedFd<'_>) -> io::Result<()> {
+    fcntl(fd, FcntlArg::F_SETFD(FdFlag::empty()))?;
+    Ok(())
 }
 
 /// Takes ownership of the descriptor `number` if it is a socket that listens or receives datagrams and that this process
@@ -223,7 +233,7 @@ pub(crate) fn create_sheet() -> io::Result<OwnedFd> {
 /// Maps the shared memory that [`create_sheet`] has made, for the rest of this process's life.
 pub(crate) fn map_sheet(fd: BorrowedFd<'_>) -> io::Result<&'static Sheet> {
     let seals = SealFlag::from_bits_retain(fcntl(fd, FcntlArg::F_GET_SEALS)?);
-    let size = std::fs::File::from(fd.try_clone_to_owned()?).metadata()?.len();
+    let size = File::from(fd.try_clone_to_owned()?).metadata()?.len();
     if size != size_of::<Sheet>() as u64 || !seals.contains(SealFlag::F_SEAL_SHRINK) {
         return Err(io::Error::new(io::ErrorKind::InvalidData, "this is not the board of a cluster of this build"));
     }
@@ -238,6 +248,49 @@ pub(crate) fn map_sheet(fd: BorrowedFd<'_>) -> io::Result<&'static Sheet> {
     // SAFETY: the mapping is never undone, is aligned to a page, and cannot shrink under us as its file is sealed. A sheet is made
     // of atomics only, so all bits are valid and other processes may write to it at any time.
     Ok(unsafe { &*place.cast::<Sheet>() })
+}
+
+/// The most bytes of state that one program hands down to the next: for each of a thousand workers, a window of messages.
+pub(crate) const MOST_STATE: usize = 1 << 30;
+
+/// Keeps state for the program that this process is about to become: in memory, and nobody can change it any more.
+#[cfg_attr(not(test), expect(dead_code, reason = "for the upgrade of a running primary"))]
+pub(crate) fn create_state(bytes: &[u8]) -> io::Result<OwnedFd> {
+    if bytes.len() > MOST_STATE {
+        return Err(state_of_size(bytes.len() as u64));
+    }
+    let mut file = File::from(memfd_create(c"cluster-state", MFdFlags::MFD_CLOEXEC | MFdFlags::MFD_ALLOW_SEALING)?);
+    file.write_all(bytes)?;
+    fcntl(&file, FcntlArg::F_ADD_SEALS(STATE_SEALS))?;
+    Ok(file.into())
+}
+
+/// What [`create_state`] was given.
+#[cfg_attr(not(test), expect(dead_code, reason = "for the upgrade of a running primary"))]
+pub(crate) fn read_state(fd: OwnedFd) -> io::Result<Vec<u8>> {
+    let file = File::from(fd);
+    // What is no memory file has no seals, which is an error here.
+    let seals = SealFlag::from_bits_retain(fcntl(&file, FcntlArg::F_GET_SEALS)?);
+    if !seals.contains(STATE_SEALS) {
+        return Err(io::Error::new(
+            io::ErrorKind::InvalidData,
+            "this is not the state of a cluster: it can be changed",
+        ));
+    }
+    let size = file.metadata()?.len();
+    let fitting = usize::try_from(size).ok().filter(|size| *size <= MOST_STATE);
+    let mut bytes = vec![0; fitting.ok_or_else(|| state_of_size(size))?];
+    // From its start, wherever whoever wrote it has left off.
+    file.read_exact_at(&mut bytes, 0)?;
+    Ok(bytes)
+}
+
+const STATE_SEALS: SealFlag =
+    SealFlag::F_SEAL_SHRINK.union(SealFlag::F_SEAL_GROW).union(SealFlag::F_SEAL_WRITE).union(SealFlag::F_SEAL_SEAL);
+
+fn state_of_size(size: u64) -> io::Error {
+    let text = format!("the state of the cluster takes {size} bytes and the limit is {MOST_STATE}");
+    io::Error::new(io::ErrorKind::FileTooLarge, text)
 }
 
 /// Lets `program` choose among the sockets of the reuseport group that `socket` is in; it replaces the one before.
@@ -335,4 +388,48 @@ fn take_rights(header: &libc::msghdr) -> Vec<OwnedFd> {
 
 fn thread_count() -> io::Result<usize> {
     Ok(std::fs::read_dir("/proc/self/task")?.count())
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::fd::AsFd as _;
+
+    use super::*;
+
+    #[test]
+    fn state_is_read_as_it_was_written_and_nobody_can_change_it() {
+        let bytes: Vec<u8> = (0..100_000_u32).map(|number| number as u8).collect();
+        let fd = create_state(&bytes).unwrap();
+        let mut file = File::from(fd.try_clone().unwrap());
+        assert!(file.write_all(b"more").is_err());
+        assert!(file.set_len(1).is_err());
+        assert!(fcntl(&fd, FcntlArg::F_ADD_SEALS(SealFlag::F_SEAL_FUTURE_WRITE)).is_err());
+        assert_eq!(read_state(fd).unwrap(), bytes);
+        assert_eq!(read_state(create_state(&[]).unwrap()).unwrap(), b"");
+    }
+
+    #[test]
+    fn what_is_no_state_is_refused() {
+        let unsealed = memfd_create(c"plain", MFdFlags::MFD_ALLOW_SEALING).unwrap();
+        assert!(read_state(unsealed).is_err());
+        let (end, _other) = std::os::unix::net::UnixStream::pair().unwrap();
+        assert!(read_state(end.into()).is_err());
+        let huge = File::from(memfd_create(c"huge", MFdFlags::MFD_ALLOW_SEALING).unwrap());
+        huge.set_len(MOST_STATE as u64 + 1).unwrap();
+        fcntl(&huge, FcntlArg::F_ADD_SEALS(STATE_SEALS)).unwrap();
+        assert_eq!(read_state(huge.into()).unwrap_err().kind(), io::ErrorKind::FileTooLarge);
+    }
+
+    #[test]
+    fn what_is_kept_on_exec_is_closed_on_exec_again_once_it_is_adopted() {
+        let is_closed = |fd: BorrowedFd<'_>| {
+            FdFlag::from_bits_retain(fcntl(fd, FcntlArg::F_GETFD).unwrap()).contains(FdFlag::FD_CLOEXEC)
+        };
+        let fd = create_state(b"").unwrap();
+        assert!(is_closed(fd.as_fd()));
+        keep_on_exec(fd.as_fd()).unwrap();
+        assert!(!is_closed(fd.as_fd()));
+        let fd = adopt_inherited(std::os::fd::IntoRawFd::into_raw_fd(fd)).unwrap();
+        assert!(is_closed(fd.as_fd()));
+    }
 }

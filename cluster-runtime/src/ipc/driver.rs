@@ -16,19 +16,20 @@ use super::LaneEnd;
 use super::frame::{Deframer, MAX_FRAME, Part, Violation, WINDOW};
 use super::reply::Answer;
 use super::shared::{Core, Order};
+use super::suspend::Carried;
 
 /// After this many rounds of writing and reading other tasks of the thread get their turn.
 const ROUNDS: usize = 16;
 
 /// Attaches a lane to its socket and moves its bytes until it has ended.
 pub(super) fn drive(core: Arc<Core>, socket: StdStream) -> impl Future<Output = LaneEnd> + Send {
-    core.attach();
+    let carried = core.attach();
     // Made here, not inside: a future that is dropped before its first poll ends the lane too.
     let guard = EndOnDrop(core);
     async move {
         let core = Arc::clone(&guard.0);
         let end = match connect(socket) {
-            Ok(stream) => run(&core, stream).await,
+            Ok(stream) => run(&core, stream, carried).await,
             Err(error) => LaneEnd::Violation(format!("the lane's socket cannot be used: {error}")),
         };
         core.end(end)
@@ -48,12 +49,14 @@ fn connect(socket: StdStream) -> io::Result<UnixStream> {
     UnixStream::from_std(socket)
 }
 
-async fn run(core: &Core, stream: UnixStream) -> LaneEnd {
-    let arriving = Arriving { core, frames: Deframer::new(), unreturned: 0 };
+async fn run(core: &Core, stream: UnixStream, carried: Carried) -> LaneEnd {
+    let mut arriving = Arriving { core, frames: Deframer::new(), unreturned: carried.unreturned };
+    arriving.frames.extend(&carried.begun);
     let mut driver = Driver { core, stream, arriving, writing: Vec::new(), written: 0 };
     match poll_fn(|cx| driver.poll(cx)).await {
         Order::Finish(end) => driver.finish().map_or_else(LaneEnd::Violation, |()| end),
         Order::Stop(end) => end,
+        Order::Suspend => driver.suspend(),
         Order::Work => unreachable!("the driver polls until it is told to end"),
     }
 }
@@ -72,7 +75,7 @@ impl Driver<'_> {
         for _ in 0..ROUNDS {
             match self.core.next_order(&mut self.writing, &mut self.arriving.unreturned) {
                 Order::Work => {}
-                end @ (Order::Finish(_) | Order::Stop(_)) => return Poll::Ready(end),
+                end @ (Order::Finish(_) | Order::Stop(_) | Order::Suspend) => return Poll::Ready(end),
             }
             let Ok(written) = self.write(cx) else { return Poll::Ready(Order::Finish(LaneEnd::PeerClosed)) };
             let arrived = match self.read(cx) {
@@ -123,6 +126,20 @@ impl Driver<'_> {
             self.arriving.frames.was_read(bytes);
         }
         read
+    }
+
+    /// Gives the socket back, and what is with neither the kernel nor the user.
+    fn suspend(mut self) -> LaneEnd {
+        match self.stream.into_std() {
+            Ok(socket) => {
+                let carried =
+                    Carried { begun: self.arriving.frames.into_begun(), unreturned: self.arriving.unreturned };
+                let unwritten = self.writing.split_off(self.written);
+                self.core.suspend(carried, unwritten, socket);
+                LaneEnd::Suspended
+            }
+            Err(error) => LaneEnd::Violation(format!("the lane's socket cannot be kept: {error}")),
+        }
     }
 
     /// Takes in what the socket holds at this moment, without waiting for more: the bytes of a peer that is gone, or

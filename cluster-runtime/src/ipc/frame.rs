@@ -55,6 +55,21 @@ pub(super) fn credit(bytes: u32) -> [u8; HEADER + 4] {
     frame
 }
 
+/// What a run of message frames has cost; refuses what is none, or no whole one.
+pub(super) fn cost_of_run(run: &[u8]) -> Result<usize, Violation> {
+    let (mut end, mut cost_of_run) = (0, 0);
+    while end < run.len() {
+        match head(&run[end..])? {
+            Some(Head { kind: MESSAGE, size }) => {
+                end += size;
+                cost_of_run += cost(size);
+            }
+            Some(_) | None => return Err("not a run of whole messages".to_owned()),
+        }
+    }
+    Ok(cost_of_run)
+}
+
 /// The payload inside a reply frame that was built here.
 pub(super) fn reply_payload(frame: &[u8]) -> &[u8] {
     &frame[HEADER + TAG..]
@@ -205,6 +220,11 @@ impl Deframer {
     /// Bytes of the stream that were read elsewhere.
     pub(super) fn extend(&mut self, bytes: &[u8]) {
         self.buffer.extend_from_slice(bytes);
+    }
+
+    /// What is left when no part is here in full: the beginning of one.
+    pub(super) fn into_begun(self) -> Bytes {
+        self.buffer.freeze()
     }
 
     /// The next part that is here in full.

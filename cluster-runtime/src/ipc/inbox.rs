@@ -48,6 +48,18 @@ impl MessageQueue {
         message
     }
 
+    /// All that is left, as one run.
+    pub(super) fn into_run(mut self) -> Bytes {
+        if self.runs.is_empty() {
+            return self.tail.freeze();
+        }
+        self.seal_tail();
+        match self.runs.pop_front() {
+            Some(only) if self.runs.is_empty() => only,
+            first => first.into_iter().chain(self.runs).flatten().collect::<BytesMut>().freeze(),
+        }
+    }
+
     #[cfg(test)]
     pub(super) fn is_empty(&self) -> bool {
         self.runs.is_empty() && self.tail.is_empty()

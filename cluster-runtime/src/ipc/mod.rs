@@ -3,7 +3,7 @@
 //! A [`Lane`] is a cheap handle. What it sends is encoded at once into one output buffer; what arrives stays encoded in
 //! one inbox until somebody takes it. Between buffer and socket works the [driver](driver), one future per lane that the
 //! owner of the lane spawns. [`shared`] is what handles and driver share (its halves: [`outbox`], [`inbox`]), [`frame`] the layout of the bytes (pure),
-//! [`codec`] the only place that names the codec, [`depth`] what bounds it, [`reply`] the two ends of a question, [`message`] what the derive
+//! [`codec`] the only place that names the codec, [`depth`] what bounds it, [`suspend`] how a lane is taken apart and goes on in another program, [`reply`] the two ends of a question, [`message`] what the derive
 //! macro implements.
 //!
 //! Bounds. Each direction has a window of [`WINDOW`](frame::WINDOW) bytes: a message spends its size, and gets it back
@@ -28,6 +28,7 @@ mod message;
 mod outbox;
 mod reply;
 mod shared;
+mod suspend;
 #[cfg(test)]
 mod tests;
 
@@ -36,14 +37,18 @@ use std::fmt;
 use std::marker::PhantomData;
 use std::os::unix::net::UnixStream;
 use std::sync::Arc;
+use std::time::Duration;
 
 use bytes::Bytes;
+use serde::{Deserialize, Serialize};
 use tokio::sync::Notify;
 use tokio::task::coop;
+use tokio::time::error::Elapsed;
 
 pub use self::error::{CallError, SendError, TrySendError};
 pub use self::message::{Fingerprint, Message, NoMessages};
 pub use self::reply::{ForwardedReply, Replies, Reply, ReplyTag};
+pub(crate) use self::suspend::Suspended;
 
 use self::frame::FrameBuf;
 use self::shared::{Core, NotQueued, Taken};
@@ -60,7 +65,7 @@ pub(crate) struct Lane<Out, In> {
 }
 
 /// Why the driver of a lane ended.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) enum LaneEnd {
     /// The peer closed its end or died. Everything that it had sent is in the inbox.
     PeerClosed,
@@ -68,6 +73,8 @@ pub(crate) enum LaneEnd {
     Closed,
     /// The peer broke the protocol; the text says how. Nothing it says can be trusted any more.
     Violation(String),
+    /// The lane was taken apart and goes on elsewhere.
+    Suspended,
 }
 
 /// What [`Lane::try_recv`] found.
@@ -144,7 +151,7 @@ impl<Out: Message, In: Message> Lane<Out, In> {
     /// Cancel safety: dropping the future withdraws the question; if it was sent already, its answer will be ignored.
     pub(crate) async fn call<T, F>(&self, make: F) -> Result<T, CallError>
     where
-        T: serde::Serialize + serde::de::DeserializeOwned + Send + 'static,
+        T: Serialize + serde::de::DeserializeOwned + Send + 'static,
         F: FnOnce(Reply<T>) -> Out,
     {
         let (question, reply) = reply::ask(self.core());
@@ -210,6 +217,35 @@ impl<Out: Message, In: Message> Lane<Out, In> {
     /// (a grandchild) holds the other end open. A lane that was never attached ends at once.
     pub(crate) fn peer_exited(&self) {
         self.core().peer_exited();
+    }
+
+    /// Takes the lane apart between two system calls of its driver, so that an equal one can go on elsewhere: its state, and
+    /// its socket if it had one and has not ended.
+    ///
+    /// For this end it is over: sends and calls say `Gone`, nothing is received any more. Requests that were taken and not
+    /// answered so far are answered as unanswered by the lane that goes on. Nobody else may be taking messages meanwhile: a
+    /// request that is just being decoded would be forgotten.
+    ///
+    /// # Errors
+    /// When the driver does not stop in time because its runtime is held up. The lane then goes on as before.
+    ///
+    /// Cancel safety: if the future is dropped, the lane goes on as before; or, if its driver had stopped already, the next
+    /// call returns the parts.
+    #[cfg_attr(not(test), expect(dead_code, reason = "for the upgrade of a running primary"))]
+    pub(crate) async fn suspend(&self, within: Duration) -> Result<(Suspended, Option<UnixStream>), Elapsed> {
+        self.core().suspended(within).await
+    }
+
+    /// Makes the lane that goes on where [`suspend`](Self::suspend) left off. What had come is received first, what was queued
+    /// leaves first. Give it the socket by [`drive`](Self::drive); one that had ended needs none. For `arrivals` see
+    /// [`new`](Self::new); it is not told of what is here already.
+    ///
+    /// # Errors
+    /// When this is not the state of a lane; the text says why.
+    #[cfg_attr(not(test), expect(dead_code, reason = "for the upgrade of a running primary"))]
+    pub(crate) fn resume(suspended: Suspended, arrivals: Arc<Notify>) -> Result<Self, String> {
+        let core = Core::resume(suspended, arrivals)?;
+        Ok(Self { replies: Replies::new(Arc::new(core)), types: PhantomData })
     }
 
     /// Whether a send can still succeed.

@@ -1,10 +1,14 @@
 //! The outgoing half of a lane's shared state.
 
+use std::collections::HashSet;
 use std::mem;
 use std::task::Waker;
 
+use serde::{Deserialize, Serialize};
+
 use super::LaneEnd;
 use super::frame::WINDOW;
+use super::suspend::{Carried, Suspension};
 
 #[derive(Default)]
 pub(super) struct Outbox {
@@ -19,12 +23,17 @@ pub(super) struct Outbox {
     /// How many bytes of `queue` are answers, and how many at most of what is left in the driver's buffer.
     pub(super) answers: usize,
     pub(super) answers_in_writing: usize,
+    /// The peer's requests that were taken and have no answer yet, by tag.
+    pub(super) unanswered: HashSet<u64>,
+    pub(super) suspension: Suspension,
+    /// What the driver of a lane that goes on begins with.
+    pub(super) carried: Carried,
     /// Bytes ever queued, and ever accepted by the kernel.
     pub(super) total_queued: u64,
     pub(super) total_written: u64,
 }
 
-#[derive(Default, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub(super) enum Stage {
     #[default]
     Open,
@@ -51,6 +60,14 @@ impl Outbox {
     pub(super) fn push(&mut self, frame: &[u8]) {
         self.queue.extend_from_slice(frame);
         self.total_queued += frame.len() as u64;
+    }
+
+    /// Nothing is sent any more. Returns what was to be.
+    pub(super) fn forget(&mut self) -> Vec<u8> {
+        self.answers = 0;
+        self.answers_in_writing = 0;
+        self.unanswered = HashSet::new();
+        mem::take(&mut self.queue)
     }
 
     pub(super) fn is_congested(&self) -> bool {

@@ -129,6 +129,7 @@ impl Replies {
     /// The handle that answers the question with this tag.
     #[must_use]
     pub fn reply<T>(&self, tag: ReplyTag) -> Reply<T> {
+        self.0.owe_answer(tag.0);
         Reply { asker: Some(Asker::Peer(Arc::clone(&self.0), tag)), answer: PhantomData }
     }
 }
@@ -165,8 +166,8 @@ impl Asker {
         codec::encode(value, |bytes| frame.put(bytes))?;
         let frame = frame.finish().map_err(|too_large| too_large.to_string())?;
         match self {
-            Self::Peer(core, _) => core
-                .queue_answer(frame)
+            Self::Peer(core, tag) => core
+                .queue_answer(tag.0, frame)
                 .map_err(|Unread(bytes)| format!("the asking process leaves {bytes} bytes of answers unread")),
             Self::Here(core, tag) => {
                 core.resolve(tag.0, Answer::Value(Bytes::copy_from_slice(frame::reply_payload(frame))));
@@ -183,10 +184,21 @@ impl Asker {
     }
 }
 
+/// One count for all lanes: a tag that strays to another lane is unknown there, not somebody else's.
+static NEXT: AtomicU64 = AtomicU64::new(1);
+
+/// The lowest tag that no question has had yet.
+pub(super) fn next_tag() -> u64 {
+    NEXT.load(Ordering::Relaxed)
+}
+
+/// Leaves out the tags below: they were another program's, and answers to its questions may still come.
+pub(super) fn go_on_from(tag: u64) {
+    NEXT.fetch_max(tag, Ordering::Relaxed);
+}
+
 /// Begins a question on a lane: its two ends.
 pub(super) fn ask<T>(core: &Arc<Core>) -> (Question<'_>, Reply<T>) {
-    // One count for all lanes: a tag that strays to another lane is unknown there, not somebody else's.
-    static NEXT: AtomicU64 = AtomicU64::new(1);
     let tag = ReplyTag(NEXT.fetch_add(1, Ordering::Relaxed));
     let answer = core.expect_answer(tag.0);
     (Question { core, tag, answer }, Reply { asker: Some(Asker::Here(Arc::clone(core), tag)), answer: PhantomData })

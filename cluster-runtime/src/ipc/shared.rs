@@ -15,6 +15,7 @@ use super::frame::{self, Spare, Violation, WINDOW};
 use super::inbox::Inbox;
 use super::outbox::{DriverState, Outbox, Stage};
 use super::reply::{Answer, Questions};
+use super::suspend::Carried;
 
 /// Credit is returned in lots of this size.
 const CREDIT_LOT: usize = WINDOW / 4;
@@ -24,14 +25,16 @@ const MOST_UNREAD: usize = 4 * WINDOW;
 
 pub(super) struct Core {
     /// What is left of the window for messages. Closed when nothing can be sent any more.
-    room: Semaphore,
-    outbox: Mutex<Outbox>,
-    inbox: Mutex<Inbox>,
+    pub(super) room: Semaphore,
+    pub(super) outbox: Mutex<Outbox>,
+    pub(super) inbox: Mutex<Inbox>,
     questions: Mutex<Questions>,
     /// The peer leaves more than a window of answers unread: its messages wait. Written under the lock of the outbox.
-    congested: AtomicBool,
+    pub(super) congested: AtomicBool,
     arrivals: Arc<Notify>,
     written: Notify,
+    /// The driver has stopped, or the lane has ended.
+    pub(super) stopped: Notify,
     spare: Spare,
 }
 
@@ -60,6 +63,8 @@ pub(super) enum Order {
     Finish(LaneEnd),
     /// End. It is recorded already.
     Stop(LaneEnd),
+    /// Give the socket back, with what is on its way.
+    Suspend,
 }
 
 impl Core {
@@ -72,6 +77,7 @@ impl Core {
             congested: AtomicBool::new(false),
             arrivals,
             written: Notify::new(),
+            stopped: Notify::new(),
             spare: Mutex::default(),
         }
     }
@@ -117,13 +123,21 @@ impl Core {
         Ok(())
     }
 
+    /// The user has a request now, and whatever becomes of this process, the peer is to hear of it.
+    pub(super) fn owe_answer(&self, tag: u64) {
+        let mut outbox = lock(&self.outbox);
+        if !matches!(outbox.stage, Stage::Ended(_)) {
+            outbox.unanswered.insert(tag);
+        }
+    }
+
     /// Queues a reply. Needs no room in the window: answers get through even if nobody takes messages.
-    pub(super) fn queue_answer(&self, frame: &[u8]) -> Result<(), Unread> {
+    pub(super) fn queue_answer(&self, tag: u64, frame: &[u8]) -> Result<(), Unread> {
         let outbox = lock(&self.outbox);
         match outbox.unread_answers() {
             unread if unread > MOST_UNREAD => Err(Unread(unread)),
             _ => {
-                self.push_answer(outbox, frame);
+                self.push_answer(outbox, tag, frame);
                 Ok(())
             }
         }
@@ -131,13 +145,14 @@ impl Core {
 
     /// Queues the word that no reply comes. There is always a place for it.
     pub(super) fn queue_unanswered(&self, tag: u64) {
-        self.push_answer(lock(&self.outbox), &frame::unanswered(tag));
+        self.push_answer(lock(&self.outbox), tag, &frame::unanswered(tag));
     }
 
-    fn push_answer(&self, mut outbox: MutexGuard<'_, Outbox>, frame: &[u8]) {
+    fn push_answer(&self, mut outbox: MutexGuard<'_, Outbox>, tag: u64, frame: &[u8]) {
         if let Stage::Ended(_) = outbox.stage {
             return;
         }
+        outbox.unanswered.remove(&tag);
         outbox.answers += frame.len();
         outbox.push(frame);
         if outbox.is_congested() {
@@ -265,11 +280,12 @@ impl Core {
 
 /// The driver's side.
 impl Core {
-    /// Takes the place of the driver, which there is only one of.
-    pub(super) fn attach(&self) {
+    /// Takes the place of the driver, which there is only one of. Returns what it begins with.
+    pub(super) fn attach(&self) -> Carried {
         let mut outbox = lock(&self.outbox);
         assert!(matches!(outbox.driver, DriverState::Absent), "a lane is driven once");
         outbox.driver = DriverState::Busy;
+        mem::take(&mut outbox.carried)
     }
 
     /// Says what is to be done. An empty `writing` is filled with the output that is queued; `unreturned` goes down by
@@ -282,8 +298,12 @@ impl Core {
         _parked = mem::replace(&mut outbox.driver, DriverState::Busy);
         match &outbox.stage {
             Stage::Open | Stage::Closing => {}
+            // Soon there is nothing left to suspend but what came.
             Stage::PeerExited => return Order::Finish(LaneEnd::PeerClosed),
             Stage::Ended(end) => return Order::Stop(end.clone()),
+        }
+        if outbox.suspension.begin() {
+            return Order::Suspend;
         }
         if writing.is_empty() {
             let owed = mem::take(&mut outbox.owed);
@@ -318,6 +338,7 @@ impl Core {
     pub(super) fn park(&self, waker: &Waker, blocked: bool) -> bool {
         let mut outbox = lock(&self.outbox);
         let order = match outbox.stage {
+            Stage::Open | Stage::Closing if outbox.suspension.is_asked() => true,
             Stage::Open => false,
             Stage::Closing => !blocked,
             Stage::PeerExited | Stage::Ended(_) => true,
@@ -363,21 +384,24 @@ impl Core {
             return first.clone();
         }
         outbox.stage = Stage::Ended(end.clone());
-        outbox.answers = 0;
-        outbox.answers_in_writing = 0;
+        let _unsent = outbox.forget();
         self.congested.store(false, Ordering::Release);
-        let unsent = mem::take(&mut outbox.queue);
         let waker = outbox.driver.wake_for_order();
         drop(outbox);
-        drop(unsent);
+        self.tell_ended(waker);
+        end
+    }
+
+    /// Everybody who waits for something hears that it will not come.
+    pub(super) fn tell_ended(&self, driver: Option<Waker>) {
         self.room.close();
         let askers = mem::take(&mut *lock(&self.questions));
         drop(askers);
         lock(&self.inbox).ended = true;
         self.arrivals.notify_waiters();
         self.written.notify_waiters();
-        wake(waker);
-        end
+        self.stopped.notify_waiters();
+        wake(driver);
     }
 
     /// Bytes held: queued output, inbox.
@@ -402,11 +426,11 @@ impl Core {
 }
 
 /// No code that can panic runs under these locks, so a poisoned one is as sound as any.
-fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+pub(super) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-fn wake(waker: Option<Waker>) {
+pub(super) fn wake(waker: Option<Waker>) {
     if let Some(waker) = waker {
         waker.wake();
     }

@@ -1,11 +1,12 @@
 //! Test messages and helpers. The tests themselves: [`frames`] and [`shapes`] (pure), [`lanes`],
-//! [`calls`], [`hostile`].
+//! [`calls`], [`hostile`], [`suspend`].
 
 mod calls;
 mod frames;
 mod hostile;
 mod lanes;
 mod shapes;
+mod suspend;
 
 use std::os::unix::net::UnixStream;
 use std::sync::Arc;

@@ -2,11 +2,13 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::io;
-use std::os::fd::{OwnedFd, RawFd};
+use std::os::fd::{AsFd as _, BorrowedFd, OwnedFd, RawFd};
 
 use nix::sys::socket::{SockType, getsockopt, sockopt};
+use serde::{Deserialize, Serialize};
 use socket2::Socket;
 
+use super::handed::HandedDown;
 use super::{Inherited, Transport};
 use crate::os;
 
@@ -23,7 +25,31 @@ pub(crate) struct InheritedSockets {
     names: BTreeMap<String, BTreeSet<RawFd>>,
 }
 
+/// [`InheritedSockets`] as plain data. The sockets go beside it, by number.
+#[derive(Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct InheritedState {
+    /// As they were when the cluster was started.
+    numbers: BTreeSet<RawFd>,
+    names: BTreeMap<String, BTreeSet<RawFd>>,
+}
+
 impl InheritedSockets {
+    /// What a next program needs to have the same sockets under the same names.
+    pub(crate) fn hand_down<'a>(&'a self, fds: &mut Vec<BorrowedFd<'a>>) -> InheritedState {
+        fds.extend(self.sockets.values().map(OwnedFd::as_fd));
+        InheritedState { numbers: self.sockets.keys().copied().collect(), names: self.names.clone() }
+    }
+
+    /// The sockets that the program before has handed down.
+    ///
+    /// # Errors
+    /// `InvalidData` if descriptors are missing.
+    pub(crate) fn again(state: InheritedState, fds: &mut HandedDown) -> io::Result<Self> {
+        let InheritedState { numbers, names } = state;
+        let sockets = numbers.into_iter().map(|number| Ok((number, fds.next()?))).collect::<io::Result<_>>()?;
+        Ok(Self { sockets, names })
+    }
+
     /// Takes what was inherited. Call it once.
     pub(crate) fn adopt() -> io::Result<Self> {
         let mut inherited = Self::default();
@@ -110,4 +136,29 @@ fn names() -> io::Result<BTreeMap<String, BTreeSet<RawFd>>> {
 fn open_descriptors() -> io::Result<Vec<RawFd>> {
     let entries = std::fs::read_dir("/proc/self/fd")?;
     Ok(entries.flatten().filter_map(|entry| entry.file_name().to_str()?.parse().ok()).collect())
+}
+
+#[cfg(test)]
+mod tests {
+    use std::net::TcpListener;
+
+    use super::*;
+
+    #[test]
+    fn an_inherited_socket_keeps_its_number_and_its_name_in_the_next_program() {
+        let listeners = [0, 1].map(|_| TcpListener::bind("127.0.0.1:0").unwrap());
+        let addresses = listeners.each_ref().map(|listener| listener.local_addr().unwrap());
+        let old = InheritedSockets {
+            sockets: [30, 31].into_iter().zip(listeners.map(OwnedFd::from)).collect(),
+            names: BTreeMap::from([("web".into(), BTreeSet::from([31]))]),
+        };
+        let mut fds = Vec::new();
+        let state = old.hand_down(&mut fds);
+        let fds = fds.into_iter().map(|fd| fd.try_clone_to_owned().unwrap()).collect();
+        let new = InheritedSockets::again(state, &mut HandedDown::new(fds)).unwrap();
+        drop(old);
+        let address = |by| new.take(&by, Transport::Stream).unwrap().local_addr().unwrap().as_socket();
+        assert_eq!(address(Inherited::Numbered(30)), Some(addresses[0]));
+        assert_eq!(address(Inherited::Named("web".into())), Some(addresses[1]));
+    }
 }

@@ -5,6 +5,7 @@
 
 mod address;
 pub(crate) mod exchange;
+pub(crate) mod handed;
 mod head;
 pub(crate) mod inherited;
 pub(crate) mod mailbox;

@@ -6,6 +6,9 @@
 //!
 //! Unix sockets and inherited ones cannot be multiplied. They are one socket for all, from which the primary accepts; so is a TCP
 //! port when the primary is to place every connection.
+//!
+//! When the primary becomes another program, its sockets stay open and so stay what they are for the kernel, steering included.
+//! What is known of them goes along as [`RegistryState`].
 
 use std::collections::BTreeSet;
 use std::io;
@@ -14,9 +17,11 @@ use std::os::fd::{AsFd, BorrowedFd};
 use std::time::Duration;
 
 use nix::errno::Errno;
+use serde::{Deserialize, Serialize};
 use socket2::{Domain, Protocol, SockAddr, Socket, TcpKeepalive, Type};
 
-use super::inherited::InheritedSockets;
+use super::handed::{HandedDown, invalid};
+use super::inherited::{InheritedSockets, InheritedState};
 use super::place::Dispatch;
 use super::steer::{self, Steering};
 use super::unix::{self, FileGuard};
@@ -60,7 +65,37 @@ enum Sockets {
     },
     Shared {
         socket: Socket,
-        _file: Option<FileGuard>,
+        file: Option<FileGuard>,
+    },
+}
+
+/// A [`Registry`] as plain data. The descriptors go beside it: the inherited sockets, and port by port what it has.
+#[derive(Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct RegistryState {
+    ports: Vec<Option<PortState>>,
+    inherited: InheritedState,
+    /// A TCP port has one socket for all.
+    is_in_primary: bool,
+}
+
+#[derive(Debug, PartialEq, Eq, Serialize, Deserialize)]
+struct PortState {
+    key: PortKey,
+    address: Address,
+    http: bool,
+    options: Options,
+    sockets: SocketsState,
+}
+
+#[derive(Debug, PartialEq, Eq, Serialize, Deserialize)]
+enum SocketsState {
+    /// By slot, whether there is one.
+    Shards {
+        is_there: Vec<bool>,
+        excluded: BTreeSet<usize>,
+    },
+    Shared {
+        has_file: bool,
     },
 }
 
@@ -218,6 +253,61 @@ impl Registry {
         all
     }
 
+    /// What a next program needs to go on with the same ports; the descriptors go to `fds`.
+    pub(crate) fn hand_down<'a>(&'a self, fds: &mut Vec<BorrowedFd<'a>>) -> RegistryState {
+        RegistryState {
+            inherited: self.inherited.hand_down(fds),
+            ports: self.ports.iter().map(|port| port.as_ref().map(|port| port.hand_down(fds))).collect(),
+            is_in_primary: self.dispatch.is_in_primary(),
+        }
+    }
+
+    /// From here on the files of Unix sockets are another's to remove.
+    pub(crate) fn keep_files(&mut self) {
+        for port in self.ports.iter_mut().flatten() {
+            if let Sockets::Shared { file, .. } = &mut port.sockets
+                && let Some(file) = file.take()
+            {
+                file.keep();
+            }
+        }
+    }
+
+    /// Goes on with the ports of the program before. `is_steered`: no shard has been closed, as is done when the cluster stops.
+    ///
+    /// # Errors
+    /// What [`RegistryState::check`] says, and `InvalidData` if descriptors are missing or are not what they should be.
+    pub(crate) fn adopt(
+        state: RegistryState,
+        fds: &mut HandedDown,
+        slots: usize,
+        dispatch: Dispatch,
+        most_sockets: usize,
+        is_steered: bool,
+    ) -> io::Result<Self> {
+        state.check(&dispatch)?;
+        let RegistryState { ports, inherited, is_in_primary: _ } = state;
+        let inherited = InheritedSockets::again(inherited, fds)?;
+        let adopt = |port: Option<PortState>| port.map(|port| Port::adopt(port, fds)).transpose();
+        let ports = ports.into_iter().map(adopt).collect::<io::Result<Vec<_>>>()?;
+        let registry = Self { ports, slots, dispatch, inherited, most_sockets };
+        if is_steered {
+            registry.steer_again();
+        }
+        Ok(registry)
+    }
+
+    /// The kernel goes by the programs of the program before, which may have spread connections by another policy.
+    fn steer_again(&self) {
+        for port in self.ports.iter().flatten() {
+            if let Sockets::Shards { shards, excluded } = &port.sockets
+                && let Err(error) = steer(shards, port.transport(), self.dispatch.is_by_address(), excluded)
+            {
+                tracing::debug!(%error, "the kernel does not let connections be steered");
+            }
+        }
+    }
+
     fn bind(&mut self, request: &PortRequest) -> io::Result<PortId> {
         let id = self.ports.iter().position(Option::is_none).unwrap_or(self.ports.len());
         let sockets: usize = self.ports.iter().flatten().map(Port::count).sum();
@@ -245,7 +335,7 @@ impl Registry {
     fn bind_sockets(&self, request: &PortRequest) -> io::Result<(Address, Sockets)> {
         let PortRequest { key: PortKey { endpoint, .. }, options, .. } = request;
         let backlog = backlog(options);
-        let shared = |socket, file| Sockets::Shared { socket, _file: file };
+        let shared = |socket, file| Sockets::Shared { socket, file };
         match endpoint {
             Endpoint::Tcp(address) if self.dispatch.is_in_primary() => {
                 let socket = inet_socket(*address, Type::STREAM, options)?;
@@ -288,7 +378,74 @@ impl Registry {
     }
 }
 
+impl RegistryState {
+    /// Whether the ports can be gone on with under this policy.
+    ///
+    /// # Errors
+    /// `InvalidInput` if it needs sockets of another kind.
+    pub(crate) fn check(&self, dispatch: &Dispatch) -> io::Result<()> {
+        let (now, then) = (self.is_in_primary, dispatch.is_in_primary());
+        if now == then {
+            return Ok(());
+        }
+        let name = |is_in_primary| if is_in_primary { "round-robin" } else { "something other than round-robin" };
+        let text = format!(
+            "dispatch is {} in the running cluster and {} in the new program, for which ports would have to be bound anew; \
+             leave it as it is, or stop the cluster and start it again",
+            name(now),
+            name(then)
+        );
+        Err(io::Error::new(io::ErrorKind::InvalidInput, text))
+    }
+}
+
 impl Port {
+    fn hand_down<'a>(&'a self, fds: &mut Vec<BorrowedFd<'a>>) -> PortState {
+        let sockets = match &self.sockets {
+            Sockets::Shards { shards, excluded } => {
+                fds.extend(shards.iter().flatten().map(Socket::as_fd));
+                let is_there = shards.iter().map(Option::is_some).collect();
+                SocketsState::Shards { is_there, excluded: excluded.clone() }
+            }
+            Sockets::Shared { socket, file } => {
+                let file = file.as_ref().and_then(FileGuard::file);
+                fds.push(socket.as_fd());
+                fds.extend(file);
+                SocketsState::Shared { has_file: file.is_some() }
+            }
+        };
+        let Self { key, address, http, options, .. } = self;
+        PortState { key: key.clone(), address: address.clone(), http: *http, options: options.clone(), sockets }
+    }
+
+    fn adopt(state: PortState, fds: &mut HandedDown) -> io::Result<Self> {
+        let PortState { key, address, http, options, sockets } = state;
+        let mut socket = || {
+            let socket = Socket::from(fds.next()?);
+            // A wrong one would serve the clients of another port.
+            match address.socket() {
+                Some(address) if bound(&socket)? != address => Err(invalid("a socket is not the one of its port")),
+                Some(_) | None => Ok(socket),
+            }
+        };
+        let sockets = match sockets {
+            SocketsState::Shards { is_there, excluded } => {
+                let shards = is_there.into_iter().map(|is_there| is_there.then(&mut socket).transpose());
+                Sockets::Shards { shards: shards.collect::<io::Result<_>>()?, excluded }
+            }
+            SocketsState::Shared { has_file } => {
+                let socket = socket()?;
+                let file = match &key.endpoint {
+                    Endpoint::Unix(path) if has_file => Some(FileGuard::again(path.clone(), fds.next()?)?),
+                    _ if has_file => return Err(invalid("only a Unix socket has a file")),
+                    _ => None,
+                };
+                Sockets::Shared { socket, file }
+            }
+        };
+        Ok(Self { key, address, http, options, sockets })
+    }
+
     fn transport(&self) -> Transport {
         self.key.endpoint.transport()
     }
@@ -443,6 +600,20 @@ mod tests {
 
     use super::*;
 
+    /// The registry as another program has it, which gets duplicates here. The files stay behind.
+    fn adopted(mut old: Registry, dispatch: Dispatch) -> io::Result<Registry> {
+        let mut fds = Vec::new();
+        let state = crate::ipc::codec::encode_state(&old.hand_down(&mut fds)).unwrap();
+        let fds = fds.into_iter().map(|fd| fd.try_clone_to_owned().unwrap()).collect();
+        old.keep_files();
+        let (mut fds, state) = (HandedDown::new(fds), crate::ipc::codec::decode_state(&state).unwrap());
+        let slots = old.slots;
+        drop(old);
+        let registry = Registry::adopt(state, &mut fds, slots, dispatch, 1024, true)?;
+        fds.end()?;
+        Ok(registry)
+    }
+
     fn registry(slots: usize) -> Registry {
         Registry::new(slots, Dispatch::Balanced, InheritedSockets::default(), 1024)
     }
@@ -582,6 +753,132 @@ mod tests {
         registry.close_shared(granted.port);
         assert!(!path.exists());
         std::fs::remove_dir(&directory).unwrap();
+    }
+
+    #[test]
+    fn a_registry_that_is_handed_down_has_the_same_sockets() {
+        let mut registry = registry(3);
+        let udp = on(Endpoint::Udp("127.0.0.1:0".parse().unwrap()), 0);
+        let name = on(Endpoint::Abstract(format!("cluster-handed-{}", std::process::id()).into()), 0);
+        let requests = [any(0), any(1), udp, name];
+        let all = |registry: &mut Registry| -> Vec<_> {
+            let each = requests.iter().flat_map(|request| (0..3).map(move |slot| (slot, request)));
+            let listen = |(slot, request)| {
+                let (granted, fd) = listen(registry, slot, request);
+                (granted.port, granted.address, granted.by_primary, inode(fd))
+            };
+            each.map(listen).collect()
+        };
+        let before = all(&mut registry);
+        let addresses = registry.addresses();
+        let mut registry = adopted(registry, Dispatch::Balanced).unwrap();
+        assert_eq!(registry.addresses(), addresses);
+        assert_eq!(all(&mut registry), before);
+        for request in &requests[2..] {
+            let (granted, _) = listen(&mut registry, 0, request);
+            let fixed = match granted.address {
+                Address::Udp(address) => on(Endpoint::Udp(address), 0),
+                _ => request.clone(),
+            };
+            let error = self::registry(3).listen(0, &fixed).unwrap_err();
+            assert_eq!(error.kind(), io::ErrorKind::AddrInUse, "a second cluster is still refused");
+        }
+        listen(&mut registry, 0, &any(2));
+    }
+
+    #[test]
+    fn an_excluded_shard_stays_excluded_in_the_next_program_and_can_be_back() {
+        let mut registry = registry(3);
+        let (granted, _) = listen(&mut registry, 0, &any(0));
+        registry.exclude(granted.port, BTreeSet::from([1]));
+        let mut registry = adopted(registry, Dispatch::Balanced).unwrap();
+        let address = granted.address.socket().unwrap();
+        let queued = |registry: &Registry, slot| {
+            let shard = registry.shard(granted.port, slot).unwrap();
+            std::iter::from_fn(|| os::accept(shard).ok()).count()
+        };
+        let _clients: Vec<_> = (0..60).map(|_| TcpStream::connect(address).unwrap()).collect();
+        assert_eq!((queued(&registry, 1), queued(&registry, 0) + queued(&registry, 2)), (0, 60));
+        registry.exclude(granted.port, BTreeSet::new());
+        let _clients: Vec<_> = (0..60).map(|_| TcpStream::connect(address).unwrap()).collect();
+        assert!(queued(&registry, 1) > 0, "it is back");
+    }
+
+    #[test]
+    fn the_next_program_may_keep_clients_with_their_slot_where_this_one_does_not() {
+        let mut registry = registry(3);
+        let (granted, _) = listen(&mut registry, 0, &any(0));
+        let registry = adopted(registry, Dispatch::Sticky(super::super::Sticky::address())).unwrap();
+        let address = granted.address.socket().unwrap();
+        let _clients: Vec<_> = (0..30).map(|_| TcpStream::connect(address).unwrap()).collect();
+        let queued = |slot| {
+            let shard = registry.shard(granted.port, slot).unwrap();
+            std::iter::from_fn(|| os::accept(shard).ok()).count()
+        };
+        let mut all = [queued(0), queued(1), queued(2)];
+        all.sort_unstable();
+        assert_eq!(all, [0, 0, 30], "one client, one slot");
+    }
+
+    #[test]
+    fn a_policy_that_needs_sockets_of_another_kind_is_refused_and_named() {
+        for (then, now) in [(Dispatch::Balanced, Dispatch::RoundRobin), (Dispatch::RoundRobin, Dispatch::Kernel)] {
+            let mut registry = Registry::new(2, then, InheritedSockets::default(), 1024);
+            listen(&mut registry, 0, &any(0));
+            let error = adopted(registry, now).unwrap_err();
+            assert_eq!(error.kind(), io::ErrorKind::InvalidInput);
+            assert!(error.to_string().contains("stop the cluster and start it again"), "{error}");
+        }
+        let mut registry = Registry::new(2, Dispatch::RoundRobin, InheritedSockets::default(), 1024);
+        let (granted, _) = listen(&mut registry, 0, &any(0));
+        assert!(adopted(registry, Dispatch::RoundRobin).unwrap().shared(granted.port).is_some());
+    }
+
+    #[test]
+    fn a_shard_that_was_closed_is_missing_in_the_next_program_too() {
+        let mut registry = registry(3);
+        let (granted, _) = listen(&mut registry, 0, &any(0));
+        let (other, _) = listen(&mut registry, 0, &any(1));
+        registry.close(1, granted.port);
+        (0..3).for_each(|slot| registry.close(slot, PortId(0)));
+        let registry = adopted(registry, Dispatch::Balanced).unwrap();
+        assert!(registry.port(PortId(0)).is_none(), "the whole port was closed");
+        assert!((0..3).all(|slot| registry.shard(other.port, slot).is_some()));
+        assert_eq!(registry.streams().collect::<Vec<_>>(), [other.port]);
+    }
+
+    #[test]
+    fn the_file_of_a_unix_socket_goes_with_the_next_program_and_not_with_this_one() {
+        let directory = std::env::temp_dir().join(format!("cluster-handed-{}", std::process::id()));
+        std::fs::create_dir_all(&directory).unwrap();
+        let path = directory.join("socket");
+        let mut registry = registry(2);
+        listen(&mut registry, 0, &on(Endpoint::Unix(path.clone()), 0));
+        let registry = adopted(registry, Dispatch::Balanced).unwrap();
+        UnixStream::connect(&path).unwrap();
+        drop(registry);
+        assert!(!path.exists());
+        std::fs::remove_dir(&directory).unwrap();
+    }
+
+    #[test]
+    fn descriptors_that_are_not_those_of_the_ports_are_refused() {
+        let mut registry = registry(2);
+        listen(&mut registry, 0, &any(0));
+        listen(&mut registry, 0, &any(1));
+        let adopt = |change: fn(&mut Vec<OwnedFd>)| {
+            let mut fds = Vec::new();
+            let state = registry.hand_down(&mut fds);
+            let mut fds: Vec<_> = fds.into_iter().map(|fd| fd.try_clone_to_owned().unwrap()).collect();
+            change(&mut fds);
+            let mut fds = HandedDown::new(fds);
+            let adopted = Registry::adopt(state, &mut fds, 2, Dispatch::Balanced, 1024, true);
+            adopted.and_then(|_| fds.end()).map_err(|error| error.kind())
+        };
+        assert_eq!(adopt(|_| {}), Ok(()));
+        assert_eq!(adopt(|fds| _ = fds.pop()), Err(io::ErrorKind::InvalidData));
+        assert_eq!(adopt(|fds| fds.reverse()), Err(io::ErrorKind::InvalidData));
+        assert_eq!(adopt(|fds| fds.push(fds[0].try_clone().unwrap())), Err(io::ErrorKind::InvalidData));
     }
 
     #[test]

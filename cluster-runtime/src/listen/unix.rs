@@ -9,7 +9,7 @@
 use std::ffi::OsString;
 use std::fs::{self, File, Metadata, OpenOptions, Permissions};
 use std::io;
-use std::os::fd::AsRawFd;
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::os::unix::fs::{FileTypeExt, MetadataExt, OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
@@ -77,9 +77,26 @@ pub(crate) struct FileGuard {
 
 impl FileGuard {
     /// Leaves the file where it is.
-    #[cfg_attr(not(test), expect(dead_code, reason = "for the upgrade of a running primary"))]
     pub(crate) fn keep(mut self) {
         self.file = None;
+    }
+
+    /// What the file is told by from others; see [`again`](Self::again).
+    pub(crate) fn file(&self) -> Option<BorrowedFd<'_>> {
+        self.file.as_ref().map(AsFd::as_fd)
+    }
+
+    /// Guards the file of a socket that another guard has [kept](Self::keep): in the program before, as a rule. `file` is what
+    /// that one held.
+    ///
+    /// # Errors
+    /// `InvalidData` if it is not the file of a socket.
+    pub(crate) fn again(path: PathBuf, file: OwnedFd) -> io::Result<Self> {
+        let file = File::from(file);
+        if !file.metadata()?.file_type().is_socket() {
+            return Err(text(io::ErrorKind::InvalidData, &path, "what was handed down is not the file of a socket"));
+        }
+        Ok(Self { path, file: Some(file) })
     }
 
     fn of(path: PathBuf) -> io::Result<Self> {
@@ -278,7 +295,6 @@ fn text(kind: io::ErrorKind, path: &Path, why: impl std::fmt::Display) -> io::Er
 #[cfg(test)]
 mod tests {
     use std::io::ErrorKind;
-    use std::os::fd::AsFd;
     use std::os::unix::fs::symlink;
     use std::os::unix::net::{UnixDatagram, UnixListener, UnixStream};
     use std::sync::atomic::{AtomicUsize, Ordering};
@@ -504,6 +520,36 @@ mod tests {
         let (_socket, guard) = bind_plain(&path).unwrap();
         guard.keep();
         UnixStream::connect(&path).unwrap();
+    }
+
+    #[test]
+    fn a_kept_file_that_is_guarded_again_goes_with_the_second_guard() {
+        let temp = Temp::new();
+        let path = temp.path("a.sock");
+        let (_socket, guard) = bind_plain(&path).unwrap();
+        let file = guard.file().unwrap().try_clone_to_owned().unwrap();
+        guard.keep();
+        let again = FileGuard::again(path.clone(), file).unwrap();
+        UnixStream::connect(&path).unwrap();
+        bind_plain(&path).expect_err("it is in use");
+        drop(again);
+        assert!(!path.exists());
+    }
+
+    #[test]
+    fn a_file_that_is_guarded_again_and_was_replaced_since_is_spared() {
+        let temp = Temp::new();
+        let path = temp.path("a.sock");
+        let (_socket, guard) = bind_plain(&path).unwrap();
+        let file = guard.file().unwrap().try_clone_to_owned().unwrap();
+        guard.keep();
+        let again = FileGuard::again(path.clone(), file).unwrap();
+        fs::remove_file(&path).unwrap();
+        let (_newer, _its_guard) = bind_plain(&path).unwrap();
+        drop(again);
+        UnixStream::connect(&path).expect("the newer file is still there");
+        let plain = File::open(&temp.0).unwrap();
+        assert_eq!(FileGuard::again(path, plain.into()).unwrap_err().kind(), ErrorKind::InvalidData);
     }
 
     #[test]

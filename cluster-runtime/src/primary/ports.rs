@@ -4,6 +4,9 @@
 //! its mailbox is handed to others (by `tend`) until it is back. Who is stuck shows on the board. While all workers sleep, nobody looks; the
 //! first one that wakes up rings the bell.
 
+#[cfg(test)]
+mod tests;
+
 use std::collections::{BTreeMap, BTreeSet};
 use std::io;
 use std::ops::Range;
@@ -12,18 +15,21 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use nix::sys::eventfd::{EfdFlags, EventFd};
+use serde::{Deserialize, Serialize};
 use tokio::io::Interest;
 use tokio::io::unix::AsyncFd;
+use tokio::time::timeout_at;
 
-use super::tend::{LastRescue, Source, Tended, Waiting, sweep};
+use super::tend::{AtWork, LastRescue, Source, Tended, Waiting, sweep};
 use crate::WorkerId;
-use crate::board::{self, Board};
+use crate::board::{self, Board, MOST_SLOTS};
 use crate::control::{Control, Granted, ToWorker};
 use crate::listen::exchange::Exchange;
+use crate::listen::handed::{HandedDown, invalid};
 use crate::listen::inherited::InheritedSockets;
 use crate::listen::mailbox::{self, Mailboxes};
 use crate::listen::place::{Dispatch, Readiness};
-use crate::listen::registry::Registry;
+use crate::listen::registry::{Registry, RegistryState};
 use crate::listen::{Address, PortId, PortRequest, drop_syn};
 use crate::os;
 
@@ -49,12 +55,33 @@ pub(super) struct Ports {
     /// The sending ends once more, to give to workers.
     senders: Vec<OwnedFd>,
     tended: BTreeMap<Source, Tended>,
+    at_work: AtWork,
     /// When to look again; `None` while everybody sleeps.
     next_look: Option<Instant>,
     /// The time from the last look to the next.
     pause: Duration,
     last_rescue: Arc<LastRescue>,
     is_stopping: bool,
+}
+
+/// [`Ports`] as plain data. The descriptors go beside it: the board, the bell, both ends of each slot's mailbox, and those of the
+/// registry.
+#[derive(Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(super) struct PortsState {
+    registry: RegistryState,
+    slots: usize,
+    is_stopping: bool,
+}
+
+impl PortsState {
+    /// Whether the ports can be gone on with under this policy. To be asked before there is no way back.
+    ///
+    /// # Errors
+    /// `InvalidInput` if it needs sockets of another kind.
+    #[cfg_attr(not(test), expect(dead_code, reason = "for the upgrade of a running primary"))]
+    pub(super) fn check(&self, dispatch: &Dispatch) -> io::Result<()> {
+        self.registry.check(dispatch)
+    }
 }
 
 impl Ports {
@@ -67,19 +94,31 @@ impl Ports {
     ) -> io::Result<Self> {
         let (board, board_fd) = Board::create()?;
         let bell = EventFd::from_value_and_flags(0, EfdFlags::EFD_CLOEXEC | EfdFlags::EFD_NONBLOCK)?;
-        let pairs = (0..slots).map(|_| mailbox::pair()).collect::<io::Result<Vec<_>>>()?;
-        let (senders, mailboxes): (Vec<_>, Vec<_>) = pairs.into_iter().unzip();
+        let mailboxes = (0..slots).map(|_| mailbox::pair()).collect::<io::Result<Vec<_>>>()?;
+        let registry = Registry::new(slots, dispatch.clone(), inherited, most_sockets);
+        Self::of((board, board_fd), bell.into(), mailboxes, registry, dispatch)
+    }
+
+    fn of(
+        (board, board_fd): (Board, OwnedFd),
+        bell: OwnedFd,
+        mailboxes: Vec<(OwnedFd, OwnedFd)>,
+        registry: Registry,
+        dispatch: Dispatch,
+    ) -> io::Result<Self> {
+        let (senders, mailboxes): (Vec<_>, Vec<_>) = mailboxes.into_iter().unzip();
         let ours = Mailboxes::default();
         ours.add(0, senders.iter().map(OwnedFd::try_clone).collect::<io::Result<Vec<_>>>()?);
         Ok(Self {
-            registry: Registry::new(slots, dispatch.clone(), inherited, most_sockets),
+            registry,
             board,
             board_fd,
-            bell: os::register(bell.into(), Interest::READABLE)?,
+            bell: os::register(bell, Interest::READABLE)?,
             exchange: Arc::new(Exchange::new(board, ours, dispatch)),
             mailboxes,
             senders,
             tended: BTreeMap::new(),
+            at_work: AtWork::default(),
             next_look: None,
             pause: LOOK,
             last_rescue: Arc::default(),
@@ -250,6 +289,83 @@ impl Ports {
         self.registry.close_shared(port);
     }
 
+    /// Stops looking after queues, and returns when no connection is in this process's hands: what was taken and nobody can take
+    /// over is in a mailbox. The next look begins anew.
+    ///
+    /// # Errors
+    /// `TimedOut` if something cannot be put down until the deadline, as mailboxes are full; queues are looked after again.
+    ///
+    /// # Cancel safety
+    /// Dropped while it waits, queues are looked after again with the next look, which is due.
+    #[cfg_attr(not(test), expect(dead_code, reason = "for the upgrade of a running primary"))]
+    pub(super) async fn quiesce(&mut self, deadline: Instant) -> io::Result<()> {
+        self.tended.clear();
+        // Whatever becomes of this, somebody has to look again.
+        self.next_look = Some(Instant::now());
+        // Those too that were told to stop before and hold something still.
+        if timeout_at(deadline.into(), self.at_work.nobody()).await.is_ok() {
+            return Ok(());
+        }
+        let left = self.at_work.count();
+        self.look();
+        let text = format!("connections out of {left} queues cannot be handed to anybody: the mailboxes are full");
+        Err(io::Error::new(io::ErrorKind::TimedOut, text))
+    }
+
+    /// What the program that this process becomes needs to go on with the same ports, and the descriptors that are to stay open.
+    ///
+    /// It must be [quiet](Self::quiesce), and nobody may look until the other program is there. Should it not come to that, look:
+    /// nothing has changed.
+    ///
+    /// # Errors
+    /// If it is not quiet.
+    #[cfg_attr(not(test), expect(dead_code, reason = "for the upgrade of a running primary"))]
+    pub(super) fn hand_down(&self) -> io::Result<(PortsState, Vec<BorrowedFd<'_>>)> {
+        if self.at_work.count() > 0 {
+            return Err(io::Error::new(io::ErrorKind::ResourceBusy, "queues are being looked after"));
+        }
+        let mut fds = vec![self.board_fd.as_fd(), self.bell.get_ref().as_fd()];
+        for (sender, mailbox) in self.senders.iter().zip(&self.mailboxes) {
+            fds.extend([sender.as_fd(), mailbox.as_fd()]);
+        }
+        let registry = self.registry.hand_down(&mut fds);
+        Ok((PortsState { registry, slots: self.slots(), is_stopping: self.is_stopping }, fds))
+    }
+
+    /// Lets go of what another has by now. What is left behind by exec needs no such care.
+    #[cfg_attr(not(test), expect(dead_code, reason = "for the upgrade of a running primary"))]
+    pub(super) fn leave(mut self) {
+        self.registry.keep_files();
+    }
+
+    /// Goes on with the ports of the program before; `fds` are the descriptors that it has handed down, in their order. Must be
+    /// called inside the runtime. A look is due.
+    ///
+    /// # Errors
+    /// What [`PortsState::check`] says, and `InvalidData` if the descriptors are not what they should be.
+    #[cfg_attr(not(test), expect(dead_code, reason = "for the upgrade of a running primary"))]
+    pub(super) fn adopt(
+        state: PortsState,
+        fds: Vec<OwnedFd>,
+        dispatch: Dispatch,
+        most_sockets: usize,
+    ) -> io::Result<Self> {
+        let PortsState { registry, slots, is_stopping } = state;
+        let mut fds = HandedDown::new(fds);
+        let board_fd = fds.next()?;
+        let board = Board::open(board_fd.as_fd())?;
+        let bell = fds.next()?;
+        if slots > MOST_SLOTS {
+            return Err(invalid("there are more slots than a cluster has"));
+        }
+        let mailboxes = (0..slots).map(|_| Ok((fds.next()?, fds.next()?))).collect::<io::Result<_>>()?;
+        let registry = Registry::adopt(registry, &mut fds, slots, dispatch.clone(), most_sockets, !is_stopping)?;
+        fds.end()?;
+        let ports = Self::of((board, board_fd), bell, mailboxes, registry, dispatch)?;
+        // The board may still say that somebody looks, and then nobody rings.
+        Ok(Self { is_stopping, next_look: Some(Instant::now()), ..ports })
+    }
+
     pub(super) fn slots(&self) -> usize {
         self.mailboxes.len()
     }
@@ -291,7 +407,7 @@ impl Ports {
                 continue;
             }
             let Some(fd) = self.source(*source) else { continue };
-            match Tended::start(fd, *source, &self.exchange, &self.last_rescue) {
+            match Tended::start(fd, *source, &self.exchange, &self.last_rescue, &self.at_work) {
                 Ok(tended) => _ = self.tended.insert(*source, tended),
                 Err(error) => tracing::warn!(%error, "cannot look after a queue that nobody serves"),
             }

@@ -9,6 +9,7 @@ use std::time::Duration;
 use tokio::io::Interest;
 use tokio::io::unix::AsyncFd;
 use tokio::sync::oneshot::{self, error::TryRecvError};
+use tokio::sync::watch;
 use tokio::task::JoinHandle;
 use tokio::time::{sleep, timeout};
 
@@ -50,15 +51,36 @@ impl Tended {
         source: Source,
         exchange: &Arc<Exchange>,
         last_rescue: &Arc<LastRescue>,
+        at_work: &AtWork,
     ) -> io::Result<Self> {
         let fd = os::register(fd.try_clone_to_owned()?, Interest::READABLE)?;
         let (sender, stopped) = oneshot::channel();
-        let task = tokio::spawn(tend(fd, source, Arc::clone(exchange), Arc::clone(last_rescue), Stop(stopped)));
+        let tending = tend(fd, source, Arc::clone(exchange), Arc::clone(last_rescue), Stop(stopped));
+        let presence = at_work.0.subscribe();
+        let task = tokio::spawn(async move {
+            tending.await;
+            drop(presence);
+        });
         Ok(Self { task, _dropped_to_stop: sender })
     }
 
     pub(super) fn has_ended(&self) -> bool {
         self.task.is_finished()
+    }
+}
+
+/// How many tasks look after sources; also those that were told to stop, while they have something to hand over.
+#[derive(Debug, Default)]
+pub(super) struct AtWork(watch::Sender<()>);
+
+impl AtWork {
+    pub(super) fn count(&self) -> usize {
+        self.0.receiver_count()
+    }
+
+    /// Waits for the end of the last one. Cancel safe.
+    pub(super) async fn nobody(&self) {
+        self.0.closed().await;
     }
 }
 

@@ -1,0 +1,227 @@
+//! Takes a lane apart and puts it together again, maybe in another program, without losing or doubling a byte.
+//!
+//! What is with the kernel stays there: the socket goes on. What is in this process goes into [`Suspended`]: output that the
+//! kernel has not taken, beginning in the middle of a frame perhaps; messages that the user has not taken; the beginning of a
+//! frame whose rest has not come; and what is spent of both windows.
+
+use std::mem;
+use std::os::unix::net::UnixStream;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard};
+use std::time::Duration;
+
+use bytes::Bytes;
+use serde::{Deserialize, Serialize};
+use tokio::sync::{Notify, Semaphore};
+use tokio::time::error::Elapsed;
+use tokio::time::timeout;
+
+use super::LaneEnd;
+use super::frame::{self, Violation, WINDOW};
+use super::inbox::Inbox;
+use super::outbox::{DriverState, Outbox, Stage};
+use super::reply;
+use super::shared::{Core, lock, wake};
+
+/// A lane that was taken apart, as plain data.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct Suspended {
+    /// The messages that came and that nobody has taken, as whole frames.
+    pub(super) incoming: Bytes,
+    /// What was read behind them.
+    pub(super) carried: Carried,
+    /// Output that the kernel has not accepted.
+    pub(super) outgoing: Bytes,
+    /// How many bytes of that are answers, at most.
+    pub(super) answers: usize,
+    /// What the messages have cost for which the peer has given no credit yet.
+    pub(super) spent: usize,
+    /// The lowest tag that no question had yet. Lower ones may still be answered, though nobody waits for it any more.
+    pub(super) next_call: u64,
+    pub(super) stage: Stage,
+}
+
+/// What a driver has that stops, and what the one begins with that follows it.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub(super) struct Carried {
+    /// The beginning of a frame.
+    pub(super) begun: Bytes,
+    /// What the messages have cost that the peer got no credit back for yet.
+    pub(super) unreturned: usize,
+}
+
+/// Whether the driver is to stop, and how far it has come with that.
+#[derive(Default)]
+pub(super) enum Suspension {
+    #[default]
+    No,
+    Asked,
+    /// The driver is at it, and cannot be called off any more.
+    Stopping,
+    /// The parts wait to be fetched.
+    Done(Box<(Suspended, UnixStream)>),
+}
+
+impl Suspension {
+    pub(super) const fn is_asked(&self) -> bool {
+        matches!(self, Self::Asked)
+    }
+
+    /// Whether the driver has to stop now.
+    pub(super) fn begin(&mut self) -> bool {
+        let is_asked = self.is_asked();
+        if is_asked {
+            *self = Self::Stopping;
+        }
+        is_asked
+    }
+}
+
+impl Core {
+    /// Waits until the driver has stopped, and takes the parts.
+    pub(super) async fn suspended(&self, within: Duration) -> Result<(Suspended, Option<UnixStream>), Elapsed> {
+        let asking = Asking::of(self);
+        match timeout(within, self.parts()).await {
+            Ok(parts) => Ok(parts),
+            Err(elapsed) if asking.call_off() => Err(elapsed),
+            // It has stopped, or is between two lines of doing so.
+            Err(_) => Ok(self.parts().await),
+        }
+    }
+
+    /// The driver has stopped.
+    pub(super) fn suspend(&self, carried: Carried, unwritten: Vec<u8>, socket: UnixStream) {
+        let suspended = self.dismantle(lock(&self.outbox), carried, unwritten);
+        lock(&self.outbox).suspension = Suspension::Done(Box::new((suspended, socket)));
+        self.stopped.notify_waiters();
+    }
+
+    /// A lane that goes on.
+    pub(super) fn resume(suspended: Suspended, arrivals: Arc<Notify>) -> Result<Self, Violation> {
+        let Suspended { incoming, carried, outgoing, answers, spent, next_call, stage } = suspended;
+        let waiting = frame::cost_of_run(&incoming)?;
+        let left =
+            WINDOW.checked_sub(spent).ok_or_else(|| format!("{spent} bytes are spent; the window is {WINDOW}"))?;
+        reply::go_on_from(next_call);
+        let mut core = Self::new(arrivals);
+        core.room = Semaphore::new(left);
+        if stage != Stage::Open {
+            core.room.close();
+        }
+        let ended = matches!(stage, Stage::Ended(_));
+        let outbox = Outbox {
+            stage,
+            total_queued: outgoing.len() as u64,
+            answers: answers.min(outgoing.len()),
+            queue: outgoing.into(),
+            spent,
+            // Of what the user has taken, whoever was to return the credit for it.
+            owed: carried.unreturned.saturating_sub(waiting),
+            carried,
+            ..Outbox::default()
+        };
+        core.congested = AtomicBool::new(outbox.is_congested());
+        core.outbox = Mutex::new(outbox);
+        let mut inbox = Inbox { ended, ..Inbox::default() };
+        inbox.queue.push(incoming);
+        core.inbox = Mutex::new(inbox);
+        Ok(core)
+    }
+
+    async fn parts(&self) -> (Suspended, Option<UnixStream>) {
+        loop {
+            let progress = self.stopped.notified();
+            if let Some(parts) = self.try_parts() {
+                return parts;
+            }
+            progress.await;
+        }
+    }
+
+    fn try_parts(&self) -> Option<(Suspended, Option<UnixStream>)> {
+        let mut outbox = lock(&self.outbox);
+        match mem::take(&mut outbox.suspension) {
+            Suspension::Done(parts) => {
+                let (suspended, socket) = *parts;
+                return Some((suspended, Some(socket)));
+            }
+            Suspension::Stopping => {
+                outbox.suspension = Suspension::Stopping;
+                return None;
+            }
+            undriven @ (Suspension::No | Suspension::Asked) => outbox.suspension = undriven,
+        }
+        if matches!((&outbox.stage, &outbox.driver), (Stage::Ended(_), _) | (_, DriverState::Absent)) {
+            outbox.suspension = Suspension::No;
+            let carried = mem::take(&mut outbox.carried);
+            return Some((self.dismantle(outbox, carried, Vec::new()), None));
+        }
+        None
+    }
+
+    /// Ends this end of the lane, and returns what there is for another to go on with.
+    fn dismantle(&self, mut outbox: MutexGuard<'_, Outbox>, carried: Carried, unwritten: Vec<u8>) -> Suspended {
+        let stage = mem::replace(&mut outbox.stage, Stage::Ended(LaneEnd::Suspended));
+        let (mut answers, spent) = (outbox.unread_answers(), outbox.spent);
+        let mut requests: Vec<_> = outbox.unanswered.drain().collect();
+        let mut outgoing = unwritten;
+        outgoing.append(&mut outbox.forget());
+        self.congested.store(false, Ordering::Release);
+        let waker = outbox.driver.wake_for_order();
+        drop(outbox);
+        // In the order in which they were asked.
+        requests.sort_unstable();
+        for word in requests.into_iter().map(frame::unanswered) {
+            answers += word.len();
+            outgoing.extend_from_slice(&word);
+        }
+        let incoming = {
+            let mut inbox = lock(&self.inbox);
+            inbox.ended = true;
+            mem::take(&mut inbox.queue)
+        };
+        self.tell_ended(waker);
+        let next_call = reply::next_tag();
+        Suspended {
+            incoming: incoming.into_run(),
+            carried,
+            outgoing: outgoing.into(),
+            answers,
+            spent,
+            next_call,
+            stage,
+        }
+    }
+}
+
+/// A request to the driver to stop, until it is dropped.
+struct Asking<'a>(&'a Core);
+
+impl<'a> Asking<'a> {
+    fn of(core: &'a Core) -> Self {
+        let mut outbox = lock(&core.outbox);
+        if matches!(outbox.suspension, Suspension::No) {
+            outbox.suspension = Suspension::Asked;
+        }
+        let waker = outbox.driver.wake_for_order();
+        drop(outbox);
+        wake(waker);
+        Self(core)
+    }
+
+    /// Whether the driver goes on.
+    fn call_off(&self) -> bool {
+        let mut outbox = lock(&self.0.outbox);
+        let goes_on = matches!(outbox.suspension, Suspension::No | Suspension::Asked);
+        if goes_on {
+            outbox.suspension = Suspension::No;
+        }
+        goes_on
+    }
+}
+
+impl Drop for Asking<'_> {
+    fn drop(&mut self) {
+        self.call_off();
+    }
+}
