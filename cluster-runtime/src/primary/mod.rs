@@ -3,7 +3,7 @@
 //! - `signals`, `spawn`, `watch`, `strangers`: what comes from the kernel.
 //! - `heard`: what workers say, and what they are answered.
 //! - `ports`, `tend`: the sockets and mailboxes of all, and what waits in those of a worker that is missing or stuck.
-//! - `told`: what the operator is told.
+//! - `told`, `service`: what the operator is told, and the service manager.
 //! - `function`, `handle`, `event`, `roster`: the user's primary function on a thread of its own, and what it sees.
 
 mod event;
@@ -12,6 +12,7 @@ mod handle;
 mod heard;
 mod ports;
 mod roster;
+mod service;
 mod signals;
 mod spawn;
 mod strangers;
@@ -52,6 +53,7 @@ use crate::{Exit, WorkerId, os};
 use function::Notice;
 use ports::Ports;
 use roster::Roster;
+use service::Service;
 use signals::{Request, Signals};
 use spawn::{Child, Image, Spawned};
 
@@ -98,6 +100,7 @@ where
             tokio::spawn(strangers::reap_strangers(move |pid| watched.has(pid)));
             let shell = Shell {
                 reporter: Reporter::start(settings.quiet)?,
+                service: Service::of_this_process(),
                 supervisor: Supervisor::new(settings.supervision()),
                 settings,
                 stalled: Duration::ZERO,
@@ -126,6 +129,7 @@ where
 struct Shell {
     settings: Settings,
     reporter: Reporter,
+    service: Service,
     supervisor: Supervisor,
     /// How long this process has stood still so far. The supervisor's clock stands still with it: a worker must not fail because
     /// it waited for us.
@@ -185,6 +189,7 @@ impl Shell {
         self.publish();
         while outcome.is_none() {
             self.ports.look_if_overdue();
+            self.service.tend_watchdog();
             let deadline = self.supervisor.next_deadline().map(|deadline| deadline + self.stalled);
             // What has happened comes before what is due: a worker that was ready in time must be heard in time.
             let event = tokio::select! {
@@ -196,6 +201,8 @@ impl Shell {
                     self.ports.look();
                     None
                 }
+                // Tended above, in any turn.
+                () = self.service.is_due() => None,
                 () = sleep_until_some(deadline) => {
                     // The tasks that watch the workers have something to say perhaps and have not had their turn.
                     yield_now().await;
@@ -235,10 +242,14 @@ impl Shell {
                     Action::Reaped { worker, slot, generation, exit, next } => {
                         self.reaped(Identity { worker, slot, generation }, exit, next);
                     }
-                    Action::AllReady => self.tell_all_ready(),
+                    Action::AllReady => {
+                        self.tell_all_ready();
+                        self.service.ready();
+                    }
                     Action::Shutdown(cause) => {
                         self.stop = Stop::Until { deadline: Instant::now() + self.settings.grace };
                         self.tell_shutdown(cause);
+                        self.service.stopping();
                         self.ports.stop(&self.manned());
                     }
                     Action::Exit(end) => outcome = Some(end),
@@ -382,6 +393,7 @@ impl Shell {
                 Some(happening) = inbox.recv() => if let Happening::FunctionEnded(result) = happening {
                     _ = self.function_ended(result);
                 },
+                () = self.service.is_due() => self.service.tend_watchdog(),
                 () = sleep_until_some(Some(deadline.max(least))) => {
                     self.reporter.cluster(Level::WARN, "the primary function did not return; exiting");
                     break;
@@ -401,6 +413,7 @@ impl Shell {
             // The user's thread lives as long as the process.
             _ = self.notices.send(notice);
         }
+        self.tell_status();
     }
 
     fn info(&self, status: supervisor::WorkerStatus) -> Option<WorkerInfo> {
