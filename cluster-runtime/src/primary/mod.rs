@@ -115,6 +115,7 @@ where
                 inbox: inbox_sender,
                 function: Function::Running,
                 stop: Stop::No,
+                is_stop_announced: false,
             };
             Ok(shell.run(signals, &stop, inbox).await)
         })
@@ -148,6 +149,8 @@ struct Shell {
     inbox: mpsc::Sender<Happening>,
     function: Function,
     stop: Stop,
+    /// The workers know that they will be stopped soon; those that come have to be told, too.
+    is_stop_announced: bool,
 }
 
 /// One worker process that is not reaped yet.
@@ -337,6 +340,17 @@ impl Shell {
             member.drains_last |= last;
             // One that cannot hear it is ended by its deadline.
             _ = member.control.send_now(&ToWorker::Drain { grace, last }, &[]);
+        }
+    }
+
+    /// Tells every worker that the drain will begin soon.
+    #[expect(dead_code, reason = "the delay of the drain, which is being built, calls it")]
+    fn warn_of_stop(&mut self) {
+        self.is_stop_announced = true;
+        // Who has not said hello yet is told with the welcome.
+        for member in self.fleet.values().filter(|member| matches!(member.lane, MemberLane::HandedOver)) {
+            // It matters to a load balancer only, and who cannot hear this will not hear of the drain.
+            _ = member.control.send_now(&ToWorker::StopSoon, &[]);
         }
     }
 
