@@ -92,9 +92,9 @@ async fn events(State(worker): State<Worker<ToPrimary>>, spread: bool) -> Body {
         use tokio::io::AsyncWriteExt as _;
         _ = writer.write_all(b"data: hello\n\n").await;
         if spread {
-            worker.shutdown_spread().await
+            worker.shutdown_spread().await;
         } else {
-            worker.shutdown().await
+            worker.shutdown().await;
         }
         _ = writer.write_all(b"data: goodbye\n\n").await;
     });

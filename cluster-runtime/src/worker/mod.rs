@@ -19,6 +19,7 @@ use tokio::runtime::{Builder, Runtime};
 
 pub(crate) use process::{Claim, Phase, Process, cut, draining, turn_of};
 pub(crate) use pulse::ring;
+#[cfg(feature = "axum")]
 pub(crate) use spread::Share;
 
 use crate::board::{Board, Tag};

@@ -226,6 +226,7 @@ impl Process {
     }
 
     /// Whether the worker drains and the moment of whoever has this share has come; [`turn_of`] for those who ask often.
+    #[cfg(any(feature = "axum", test))]
     pub(crate) fn is_turn_of(&self, share: Share) -> bool {
         self.is_draining() && self.phase.borrow().moment(share).is_some_and(|moment| moment <= Instant::now())
     }
