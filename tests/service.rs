@@ -1,10 +1,10 @@
 //! What the service manager hears: a socket of the test's stands in for systemd's.
 
 use std::fs;
-use std::io::ErrorKind;
-use std::net::{SocketAddr, TcpListener};
+use std::io::{ErrorKind, Read as _};
+use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::os::linux::net::SocketAddrExt as _;
-use std::os::unix::net::{SocketAddr as UnixAddr, UnixDatagram};
+use std::os::unix::net::{SocketAddr as UnixAddr, UnixDatagram, UnixStream};
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::{Duration, Instant};
 
@@ -15,6 +15,7 @@ use support::{Cluster, DEADLINE, Launch, Signal, send};
 
 const WEB: &str = env!("CARGO_BIN_EXE_web");
 const STARTER: &str = env!("CARGO_BIN_EXE_starter");
+const PLACEMENT: &str = env!("CARGO_BIN_EXE_placement");
 
 /// The fake manager.
 struct Manager {
@@ -193,6 +194,37 @@ fn the_managers_watchdog_hears_nothing_of_a_primary_that_is_stopped() {
     cluster.signal(Signal::SIGCONT);
     manager.wait_for(PING);
     manager.wait_for(PING);
+}
+
+/// The primary is stuck in what its user has given it, on the thread that supervises; another one of its threads is well.
+#[test]
+fn the_managers_watchdog_hears_nothing_of_a_supervising_thread_that_is_stuck() {
+    const INTERVAL: Duration = Duration::from_millis(400);
+    let manager = Manager::with_path();
+    let scratch = Scratch::new();
+    let (socket, release) = (scratch.path("app.sock"), scratch.path("release"));
+    let launch = manager.start(PLACEMENT).args(["stuck"]).env("ADDR", &format!("unix:{}", socket.display()));
+    let launch = launch.env("RELEASE", release.to_str().unwrap());
+    let mut cluster = launch.env("WATCHDOG_USEC", &INTERVAL.as_micros().to_string()).start();
+    let line = cluster.wait_logged("figures on ");
+    let figures: SocketAddr = line.strip_prefix("figures on ").unwrap().parse().unwrap();
+    manager.wait_for("STATUS=2 workers ready");
+    manager.wait_for(PING);
+    // The primary accepts from a Unix socket, and asks the policy.
+    let mut client = Connection::over(UnixStream::connect(&socket).unwrap());
+    client.send_get("/who").unwrap();
+    cluster.wait_logged("spinning");
+    manager.forget();
+    assert_eq!(manager.word_within(INTERVAL * 5), None);
+    let mut lines = String::new();
+    TcpStream::connect(figures).unwrap().read_to_string(&mut lines).unwrap();
+    assert_eq!(lines.lines().count(), 2, "the thread of the primary function answers");
+    fs::write(&release, "").unwrap();
+    manager.wait_for(PING);
+    assert_eq!(client.answer().unwrap().status, 200);
+    cluster.signal(Signal::SIGTERM);
+    drop(client);
+    cluster.expect_exit(0);
 }
 
 fn is_stopped(pid: Pid) -> bool {
