@@ -1,7 +1,7 @@
 //! WebSockets that are told when their worker leaves: a close frame (1001, going away), upon which clients connect to another.
 //!
 //! `cargo run --release --example websocket`, then `npx wscat --connect ws://127.0.0.1:3000`, a few lines, and Ctrl-C in the
-//! first terminal. `ADDR` sets another address.
+//! first terminal. `ADDR` sets another address; with `CLUSTER_DRAIN_SPREAD=5s` not all clients are told at one moment.
 
 use std::time::Duration;
 
@@ -37,7 +37,7 @@ async fn serve(stream: Stream) -> Result<(), Error> {
     let Ok(accepted) = timeout(PATIENCE, ServerBuilder::new().accept(stream)).await else { return Ok(()) };
     let (_request, mut socket) = accepted?;
     socket.send(Message::text(format!("hello from worker {}", cluster::worker().id()))).await?;
-    let mut shutdown = Box::pin(cluster::worker().shutdown());
+    let mut shutdown = Box::pin(cluster::worker().shutdown_spread());
     loop {
         tokio::select! {
             // First, so that a message that has come is answered before the goodbye.

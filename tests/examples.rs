@@ -3,8 +3,8 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::{SocketAddr, TcpListener};
 use std::sync::Barrier;
-use std::thread;
 use std::time::Instant;
+use std::{fs, thread};
 
 use support::http::{self, Connection};
 use support::{Cluster, Signal};
@@ -60,6 +60,36 @@ fn each_listens_where_it_is_told_and_a_second_one_there_fails_clearly() {
         assert!(http::body(free, "/").starts_with("hello from worker "));
         first.signal(Signal::SIGTERM);
         first.expect_exit(0);
+    }
+}
+
+#[test]
+fn hello_is_healthy_while_it_serves() {
+    let mut cluster = example(HELLO, 2);
+    let address = cluster.wait_ready();
+    assert_eq!(http::get(address, "/healthz").unwrap().status, 200);
+}
+
+/// Whoever stops the app waits until it has ended, and what it is told is known to it.
+#[test]
+fn the_files_for_a_deployment_use_settings_that_exist_and_times_that_fit_into_each_other() {
+    let read = |name: &str| fs::read_to_string(format!("{}/../{name}", env!("CARGO_MANIFEST_DIR"))).unwrap();
+    let documented = read("README.md");
+    for (name, patience) in [("app.service", "TimeoutStopSec="), ("kubernetes.yaml", "terminationGracePeriodSeconds:")]
+    {
+        let text = read(&format!("examples/deploy/{name}"));
+        let lines = || text.lines().map(str::trim).filter(|line| !line.starts_with('#'));
+        let seconds = |key: &str| -> u64 {
+            let line = lines().find(|line| line.contains(key)).unwrap_or_else(|| panic!("no {key} in {name}"));
+            let rest = line.split_once(key).unwrap().1.trim_start_matches(|c: char| !c.is_ascii_digit());
+            rest.split(|c: char| !c.is_ascii_digit()).next().unwrap().parse().unwrap()
+        };
+        let stop = seconds("CLUSTER_DRAIN_DELAY") + seconds("CLUSTER_GRACE");
+        assert!(seconds(patience) > stop, "{name}: {} s for a stop of {stop} s", seconds(patience));
+        let words = text.split(|c: char| c != '_' && !c.is_ascii_uppercase());
+        for setting in words.filter(|word| word.starts_with("CLUSTER_")) {
+            assert!(documented.contains(&format!("| `{setting}` ")), "{name} names {setting}");
+        }
     }
 }
 

@@ -18,6 +18,12 @@ use crate::{WorkerId, os};
 /// The environment variable that makes a process a worker.
 const MARK: &str = "CLUSTER_WORKER";
 
+/// Where the service manager listens; see `sd_notify(3)`.
+pub(crate) const NOTIFY_SOCKET: &str = "NOTIFY_SOCKET";
+
+/// What is between the service manager and the primary alone: it passes over what workers say, and its watchdog is not theirs.
+const OF_THE_MANAGER: [&str; 3] = [NOTIFY_SOCKET, "WATCHDOG_USEC", "WATCHDOG_PID"];
+
 /// Signals that must not kill a worker. All but TERM are orders to the primary, which reach a worker too when they go to a whole
 /// process group or to every process of a name (`pkill -HUP app`). The primary blocks them in the child, so that the worker is
 /// safe from its first instruction until it has its handlers.
@@ -95,6 +101,7 @@ pub(crate) fn mark_worker(command: &mut Command, identity: Identity, lanes: &Lan
         messages: lanes.messages.as_raw_fd(),
     };
     command.env(MARK, mark.to_string());
+    OF_THE_MANAGER.into_iter().for_each(|name| _ = command.env_remove(name));
     os::prepare_child(command, vec![mark.control, mark.messages], SigSet::from_iter(OUTLIVED));
 }
 

@@ -18,7 +18,7 @@ use crate::listen::{Address, PortId, PortRequest, Refusal};
 use crate::os;
 
 /// The first byte of every packet; raised whenever the vocabulary below changes.
-const PROTOCOL: u8 = 2;
+const PROTOCOL: u8 = 3;
 /// No packet is larger. Text in them is cut to fit.
 const LARGEST_PACKET: usize = 4096;
 
@@ -49,6 +49,8 @@ pub(crate) enum ToWorker {
     Refused,
     /// The socket comes along as a descriptor, or why there is none.
     Listening { request: u64, outcome: Result<Granted, Refusal> },
+    /// The drain will begin soon: go on serving, and let whoever asks for your health know.
+    StopSoon,
     /// Finish what runs, then end. `last`: nobody takes the accept queue over, so serve what is in it too.
     Drain { grace: Duration, last: bool },
 }

@@ -24,6 +24,7 @@ fn main() -> cluster::Result {
         Some("header") => Sticky::header("x-user").into(),
         Some("custom") => ByLastOctet.into(),
         Some("panicking") => Panicking.into(),
+        Some("stuck") => Stuck.into(),
         Some(other) => return Err(format!("no policy {other:?}").into()),
     };
     cluster::run(Config::new().dispatch(dispatch).primary(tell), program)
@@ -142,5 +143,18 @@ struct Panicking;
 impl Placement for Panicking {
     fn place(&self, client: &Address, _: &Loads<'_>) -> Option<usize> {
         panic!("a bug where {client} is to be placed")
+    }
+}
+
+/// Does not come to an end in the primary, until it is released.
+#[derive(Debug)]
+struct Stuck;
+
+impl Placement for Stuck {
+    fn place(&self, _: &Address, loads: &Loads<'_>) -> Option<usize> {
+        if cluster::is_primary() {
+            spin_until_released();
+        }
+        loads.least_loaded()
     }
 }

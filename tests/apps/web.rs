@@ -26,6 +26,10 @@ async fn main(worker: Worker<ToPrimary>) -> cluster::Result {
         .route("/slow/{ms}", get(slow))
         .route("/length", post(async |body: Bytes| body.len().to_string()))
         .route("/endless", get(endless))
+        .route("/events/together", get(|worker| events(worker, false)))
+        .route("/events/spread", get(|worker| events(worker, true)))
+        .route("/health", get(|State(worker): State<Worker<ToPrimary>>| async move { worker.is_healthy().to_string() }))
+        .route("/health/at-drain", get(health_at_drain))
         .route("/spin", get(spin))
         .route("/abort", get(abort))
         .route("/overflow", get(overflow))
@@ -79,6 +83,29 @@ async fn endless() -> Body {
         }
     });
     Body::from_stream(tokio_util::io::ReaderStream::new(reader))
+}
+
+/// Server-sent events, until the worker drains or it is this connection's turn.
+async fn events(State(worker): State<Worker<ToPrimary>>, spread: bool) -> Body {
+    let (mut writer, reader) = tokio::io::duplex(1024);
+    tokio::spawn(async move {
+        use tokio::io::AsyncWriteExt as _;
+        _ = writer.write_all(b"data: hello\n\n").await;
+        if spread {
+            worker.shutdown_spread().await;
+        } else {
+            worker.shutdown().await;
+        }
+        _ = writer.write_all(b"data: goodbye\n\n").await;
+    });
+    Body::from_stream(tokio_util::io::ReaderStream::new(reader))
+}
+
+/// Answers when the drain begins.
+async fn health_at_drain(State(worker): State<Worker<ToPrimary>>) -> String {
+    println!("waits for the drain");
+    worker.shutdown().await;
+    worker.is_healthy().to_string()
 }
 
 #[expect(clippy::infinite_loop, reason = "it is meant to keep the worker busy for ever")]

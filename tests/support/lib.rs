@@ -252,7 +252,7 @@ pub fn skip(why: &str) {
 }
 
 /// What a developer's shell may have set, and a fixture must not see.
-const SETTINGS: [&str; 16] = [
+const SETTINGS: [&str; 19] = [
     "ADDR",
     "CLUSTER_WORKERS",
     "WEB_CONCURRENCY",
@@ -269,6 +269,9 @@ const SETTINGS: [&str; 16] = [
     "CLUSTER_MAX_AGE",
     "CLUSTER_MAX_MEMORY",
     "CLUSTER_QUIET",
+    "NOTIFY_SOCKET",
+    "WATCHDOG_USEC",
+    "WATCHDOG_PID",
 ];
 
 /// How often a condition that nothing announces is looked at.

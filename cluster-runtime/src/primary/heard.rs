@@ -71,6 +71,10 @@ impl Shell {
         }
         let member = self.fleet.get_mut(&worker)?;
         let sent = self.ports.welcome(&member.control, member.identity.slot, worker, self.settings.grace);
+        let sent = match sent {
+            Ok(()) if self.is_stop_announced => member.control.send_now(&ToWorker::StopSoon, &[]),
+            sent => sent,
+        };
         if let MemberLane::Kept(lane) = std::mem::replace(&mut member.lane, MemberLane::HandedOver) {
             self.unsent.push(Notice::Online(worker, lane));
         }

@@ -5,7 +5,7 @@
 //! - `ports`, `tend`: the sockets and mailboxes of all, and what waits in those of a worker that is missing or stuck.
 //! - `order`, `program`: what the primary function orders, and the program that a reload finds on disk.
 //! - `care`: who is stuck, and who has had its share.
-//! - `told`: what the operator is told.
+//! - `told`, `service`: what the operator is told, and the service manager.
 //! - `function`, `handle`, `event`, `roster`: the user's primary function on a thread of its own, and what it sees.
 
 mod care;
@@ -17,6 +17,7 @@ mod order;
 mod ports;
 mod program;
 mod roster;
+mod service;
 mod signals;
 mod spawn;
 mod strangers;
@@ -62,6 +63,7 @@ use order::{Answer, Order, Reloads};
 use ports::Ports;
 use program::Program;
 use roster::Roster;
+use service::Service;
 use signals::{Request, Signals};
 use spawn::{Child, Image, Spawned};
 
@@ -110,6 +112,7 @@ where
             tokio::spawn(strangers::reap_strangers(move |pid| watched.has(pid)));
             let shell = Shell {
                 reporter: Reporter::start(settings.quiet)?,
+                service: Service::of_this_process(),
                 supervisor: Supervisor::new(settings.supervision()),
                 settings,
                 stalled: Duration::ZERO,
@@ -129,6 +132,7 @@ where
                 inbox: inbox_sender,
                 function: Function::Running,
                 stop: Stop::No,
+                is_stop_announced: false,
             };
             Ok(shell.run(signals, &stop, inbox).await)
         })
@@ -143,6 +147,7 @@ where
 struct Shell {
     settings: Settings,
     reporter: Reporter,
+    service: Service,
     supervisor: Supervisor,
     /// How long this process has stood still so far. The supervisor's clock stands still with it: a worker must not fail because
     /// it waited for us.
@@ -169,6 +174,8 @@ struct Shell {
     inbox: mpsc::Sender<Happening>,
     function: Function,
     stop: Stop,
+    /// The workers know that they will be stopped soon; those that come have to be told, too.
+    is_stop_announced: bool,
 }
 
 /// One worker process that is not reaped yet.
@@ -209,6 +216,7 @@ impl Shell {
         let mut outcome = self.step(supervisor::Event::Start);
         self.publish();
         while outcome.is_none() {
+            self.service.tend_watchdog();
             if self.ports.is_overdue() {
                 outcome = self.look();
                 continue;
@@ -226,6 +234,8 @@ impl Shell {
                     outcome = self.look();
                     continue;
                 }
+                // Tended above, in any turn.
+                () = self.service.is_due() => None,
                 () = sleep_until_some(deadline) => {
                     // The tasks that watch the workers have something to say perhaps and have not had their turn.
                     yield_now().await;
@@ -270,7 +280,10 @@ impl Shell {
                     Action::Reaped { worker, slot, generation, exit, next } => {
                         self.reaped(Identity { worker, slot, generation }, exit, next);
                     }
-                    Action::AllReady => self.tell_all_ready(),
+                    Action::AllReady => {
+                        self.tell_all_ready();
+                        self.service.ready();
+                    }
                     Action::Shutdown { cause, delay } => self.shutting_down(cause, delay),
                     Action::Exit(end) => outcome = Some(end),
                 }
@@ -390,6 +403,16 @@ impl Shell {
         }
     }
 
+    /// Tells every worker that the drain will begin soon.
+    fn warn_of_stop(&mut self) {
+        self.is_stop_announced = true;
+        // Who has not said hello yet is told with the welcome.
+        for member in self.fleet.values().filter(|member| matches!(member.lane, MemberLane::HandedOver)) {
+            // It matters to a load balancer only, and who cannot hear this will not hear of the drain.
+            _ = member.control.send_now(&ToWorker::StopSoon, &[]);
+        }
+    }
+
     fn kill(&self, worker: WorkerId, signal: Signal) {
         if let Some(member) = self.fleet.get(&worker) {
             // It is not reaped, so the pid is still its own.
@@ -418,9 +441,12 @@ impl Shell {
     fn shutting_down(&mut self, cause: ShutdownCause, delay: Duration) {
         self.stop = Stop::Until { deadline: Instant::now() + delay + self.settings.grace };
         self.tell_shutdown(cause, delay);
+        self.service.stopping();
         self.refuse_orders();
         if delay.is_zero() {
             self.ports.stop(&self.manned());
+        } else {
+            self.warn_of_stop();
         }
     }
 
@@ -468,6 +494,7 @@ impl Shell {
                 Some(happening) = inbox.recv() => if let Happening::FunctionEnded(result) = happening {
                     _ = self.function_ended(result);
                 },
+                () = self.service.is_due() => self.service.tend_watchdog(),
                 () = sleep_until_some(Some(deadline.max(least))) => {
                     self.reporter.cluster(Level::WARN, "the primary function did not return; exiting");
                     break;
@@ -487,6 +514,7 @@ impl Shell {
             // The user's thread lives as long as the process.
             _ = self.notices.send(notice);
         }
+        self.tell_status();
     }
 
     fn info(&self, status: supervisor::WorkerStatus) -> Option<WorkerInfo> {

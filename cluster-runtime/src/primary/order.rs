@@ -149,6 +149,7 @@ impl Shell {
 
     pub(super) fn reload_begins(&mut self, generation: u64) {
         self.reporter.cluster(Level::INFO, format_args!("reloading: generation {generation} takes over"));
+        self.service.reloading();
         self.reloads.running = std::mem::take(&mut self.reloads.joined);
         match self.program.image() {
             Ok(image) => _ = self.images.insert(generation, image),
@@ -174,6 +175,9 @@ impl Shell {
                 let text = format_args!("reload abandoned: {error}; what served before serves on");
                 self.reporter.cluster(Level::ERROR, text);
             }
+        }
+        if outcome != Err(ReloadError::Stopping) {
+            self.service.reloaded();
         }
         for answer in self.reloads.running.drain(..) {
             _ = answer.send(outcome.clone());

@@ -1,16 +1,17 @@
 //! What the operator is told, and the exit code that says it too.
 
+use std::collections::BTreeSet;
 use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::time::Duration;
 
 use nix::unistd::Pid;
 use tracing::Level;
 
-use super::Shell;
+use super::{Shell, Stop};
 use crate::boot::Identity;
 use crate::error::exit_code;
 use crate::listen::Address;
-use crate::supervisor::{Next, Outcome, ShutdownCause, StopCause};
+use crate::supervisor::{Next, Outcome, ShutdownCause, State, StopCause};
 use crate::{Exit, ExitReason};
 
 impl Shell {
@@ -33,6 +34,20 @@ impl Shell {
             None => String::new(),
         };
         self.reporter.cluster(Level::INFO, format_args!("{workers} ready{place}{hint}"));
+    }
+
+    /// One line for the service manager.
+    pub(super) fn tell_status(&mut self) {
+        let workers = self.supervisor.status().filter(|worker| worker.state == State::Ready);
+        // By slot: of two that serve in one, one is on its way out.
+        let ready = workers.map(|worker| worker.slot).collect::<BTreeSet<_>>().len();
+        let text = match (self.stop, self.settings.workers) {
+            (Stop::Until { .. }, _) => "stopping".to_owned(),
+            (Stop::No, 1) if ready == 1 => "1 worker ready".to_owned(),
+            (Stop::No, all) if ready == all => format!("{all} workers ready"),
+            (Stop::No, all) => format!("{ready} of {all} workers ready"),
+        };
+        self.service.status(&text);
     }
 
     pub(super) fn tell_exit(&mut self, who: Identity, pid: Option<Pid>, exit: Exit, next: Next) {

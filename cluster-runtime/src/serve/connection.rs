@@ -24,9 +24,9 @@ use tower_service::Service;
 use super::BoxError;
 use super::gate::Gated;
 use crate::listen::{Address, Stream};
-use crate::worker::{Process, draining};
+use crate::worker::{Process, Share, turn_of};
 
-/// How long an HTTP/1 connection that idles when the worker drains may still bring a request, which perhaps is on its way
+/// How long an HTTP/1 connection that idles when its turn to end has come may still bring a request, which perhaps is on its way
 /// already: it is answered and the connection closed with the answer, instead of being reset.
 const IDLE_LINGER: Duration = Duration::from_millis(500);
 
@@ -76,7 +76,7 @@ enum Turn {
 
 async fn turn(activity: &Activity, header_timeout: Duration) -> Turn {
     tokio::select! {
-        () = draining(Process::current().phase()) => {
+        () = turn_of(activity.share, Process::current().phase()) => {
             // HTTP/2 has its GOAWAY: nothing that is on its way is lost by saying it at once.
             if !activity.http2.load(Ordering::Relaxed) {
                 sleep(IDLE_LINGER).await;
@@ -99,11 +99,19 @@ struct Activity {
     /// When something was last written, in milliseconds since then.
     written: AtomicU64,
     http2: AtomicBool,
+    /// When it comes to its end, once the worker drains.
+    share: Share,
 }
 
 impl Activity {
     fn new() -> Self {
-        Self { opened: coarse_now(), busy: Arc::new(Busy), written: AtomicU64::new(0), http2: AtomicBool::new(false) }
+        Self {
+            opened: coarse_now(),
+            busy: Arc::new(Busy),
+            written: AtomicU64::new(0),
+            http2: AtomicBool::new(false),
+            share: Process::current().draw_share(),
+        }
     }
 
     /// Notes that something is written: a client that is slow to read what is answered does not idle.
@@ -184,7 +192,7 @@ impl AsyncWrite for Wire {
 }
 
 /// The user's service on one connection: it learns the client's address, and closes the connection with the answer once the
-/// worker drains.
+/// worker drains and the connection's turn has come.
 struct Watched<S> {
     app: TowerToHyperService<S>,
     peer: Address,
@@ -208,7 +216,8 @@ where
             None => request.extensions_mut().insert(ConnectInfo(self.peer.clone())).map(drop),
         };
         process.reception().line().count_request();
-        Answering { busy: Some(Arc::clone(&self.activity.busy)), answering: self.app.call(request), http2 }
+        let Activity { busy, share, .. } = &*self.activity;
+        Answering { busy: Some(Arc::clone(busy)), answering: self.app.call(request), http2, share: *share }
     }
 }
 
@@ -219,6 +228,7 @@ pin_project! {
         #[pin]
         answering: F,
         http2: bool,
+        share: Share,
     }
 }
 
@@ -233,7 +243,7 @@ where
         let mut response = ready!(this.answering.poll(cx))?;
         // An upgrade has a `Connection` line of its own.
         let is_last = !*this.http2 && response.status() != StatusCode::SWITCHING_PROTOCOLS;
-        if is_last && Process::current().is_draining() {
+        if is_last && Process::current().is_turn_of(*this.share) {
             response.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("close"));
         }
         let busy = this.busy.take();

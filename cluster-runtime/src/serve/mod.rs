@@ -94,7 +94,8 @@ impl Http {
     /// Serves `app` on `address` until the worker has drained; see [`serve`].
     ///
     /// When the worker drains, requests that run are finished, HTTP/1 connections closed with their next response
-    /// (`Connection: close`) or after half a second of idling, HTTP/2 connections told to go away. What is still open shortly
+    /// (`Connection: close`) or after half a second of idling, HTTP/2 connections told to go away; with a
+    /// [`drain_spread`](crate::Config::drain_spread) each connection at a moment of its own, and served as ever until then. What is still open shortly
     /// before the grace period ends is cut: half-sent requests, endless streams, WebSockets whose handlers ignore
     /// [`shutdown`](crate::CurrentWorker::shutdown).
     ///

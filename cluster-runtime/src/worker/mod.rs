@@ -6,6 +6,7 @@
 mod guard;
 mod process;
 mod pulse;
+mod spread;
 
 use std::future::Future;
 use std::ops::Deref;
@@ -16,8 +17,10 @@ use std::time::Duration;
 
 use tokio::runtime::{Builder, Runtime};
 
-pub(crate) use process::{Claim, Phase, Process, cut, draining};
+pub(crate) use process::{Claim, Phase, Process, cut, draining, turn_of};
 pub(crate) use pulse::ring;
+#[cfg(feature = "axum")]
+pub(crate) use spread::Share;
 
 use crate::board::{Board, Tag};
 use crate::boot::Inheritance;
@@ -110,6 +113,56 @@ impl CurrentWorker {
     pub fn shutdown(&self) -> impl Future<Output = ()> + Send + 'static {
         self.process.expect_main_to_end();
         draining(self.process.phase())
+    }
+
+    /// Like [`shutdown`](Self::shutdown), but each call completes at a moment of its own, drawn from the
+    /// [`drain_spread`](crate::Config::drain_spread) after the drain has begun.
+    ///
+    /// For connections that last, such as WebSockets and server-sent events: their clients come back to other workers one after another,
+    /// and not all at once. By default the spread is zero, and this the same as `shutdown`.
+    ///
+    /// ```no_run
+    /// # async fn next_event() -> String { String::new() }
+    /// # async fn send(_: String) {}
+    /// # async fn f() {
+    /// let mut shutdown = std::pin::pin!(cluster::worker().shutdown_spread());
+    /// loop {
+    ///     tokio::select! {
+    ///         event = next_event() => send(event).await,
+    ///         () = &mut shutdown => break,
+    ///     }
+    /// }
+    /// # }
+    /// ```
+    ///
+    /// # Cancel safety
+    /// Cancel safe, if the same future is awaited again: a new call draws a new moment.
+    pub fn shutdown_spread(&self) -> impl Future<Output = ()> + Send + 'static {
+        self.process.expect_main_to_end();
+        turn_of(self.process.draw_share(), self.process.phase())
+    }
+
+    /// Whether new work should come here: from [`ready`](Self::ready) until the stop of the cluster is announced
+    /// ([`drain_delay`](crate::Config::drain_delay)) or this worker drains.
+    ///
+    /// For the health check of a load balancer. An unhealthy worker still serves what comes.
+    ///
+    /// ```no_run
+    /// use axum::{Router, http::StatusCode, routing::get};
+    ///
+    /// #[cluster::main(workers = "auto")]
+    /// async fn main() -> cluster::Result {
+    ///     let app = Router::new().route("/healthz", get(healthz));
+    ///     cluster::serve("0.0.0.0:3000", app).await
+    /// }
+    ///
+    /// async fn healthz() -> StatusCode {
+    ///     if cluster::worker().is_healthy() { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE }
+    /// }
+    /// ```
+    #[must_use]
+    pub fn is_healthy(&self) -> bool {
+        self.process.is_healthy()
     }
 
     /// Leaves the cluster gracefully: this worker drains and, unless the policy is never to restart, is replaced at once.
@@ -222,7 +275,7 @@ pub(crate) fn live<M: WorkerMain<A>, A>(inherited: Inheritance, settings: Settin
         let Some(welcome) = shake_hands::<M::Up, M::Down>(&control).await else { exit(exit_code::CONFIG.into()) };
         let Welcome { grace, line, fds, mailboxes, drain } = welcome;
         guard::start(primary, grace).unwrap_or_else(|error| give_up(&error));
-        let process = Process::start(identity, control, grace, |streams| {
+        let process = Process::start(identity, control, grace, settings.drain_spread, |streams| {
             let [board, bell, mailbox] = fds;
             let board = Board::open(board.as_fd())?;
             let line = &board.slot(identity.slot).lines()[line];

@@ -12,6 +12,7 @@ use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::{Notify, oneshot, watch};
 use tokio::time::{Instant, sleep_until};
 
+use super::spread::{self, Share};
 use crate::boot::Identity;
 use crate::control::{Control, FromWorker, Granted, ToWorker};
 use crate::listen::reception::Reception;
@@ -23,11 +24,24 @@ use crate::os;
 pub(crate) enum Phase {
     Running,
     Draining {
+        /// Over so much time from then on, what idles or lasts comes to its end.
+        since: Instant,
+        spread: Duration,
         /// What is not finished by then is cut.
         cut: Instant,
         /// Nobody takes the accept queues over: serve what is in them.
         last: bool,
     },
+}
+
+impl Phase {
+    /// When whoever has this share of the spread comes to its end.
+    fn moment(&self, share: Share) -> Option<Instant> {
+        match *self {
+            Self::Running => None,
+            Self::Draining { since, spread, .. } => Some(since + share.of(spread)),
+        }
+    }
 }
 
 /// Everything that the worker's parts share.
@@ -39,6 +53,10 @@ pub(crate) struct Process {
     /// Whether it is not running any more: the same for those who ask often.
     draining: AtomicBool,
     grace: Duration,
+    /// As it is set; a drain may not have room for all of it.
+    drain_spread: Duration,
+    /// The drain will begin soon.
+    stops_soon: AtomicBool,
     /// `main` has asked for the shutdown, so it will end by itself.
     main_to_end: AtomicBool,
     /// What the task that attends to the primary is to say next.
@@ -105,16 +123,34 @@ impl Process {
         identity: Identity,
         control: Control,
         grace: Duration,
+        drain_spread: Duration,
         reception: impl FnOnce(Arc<Tally>) -> io::Result<Reception>,
     ) -> io::Result<Arc<Self>> {
         let terminate = signal(SignalKind::terminate())?;
+        let process = Arc::new(Self::new(identity, control, grace, drain_spread, reception)?);
+        if os::was_terminated() {
+            process.leave();
+        }
+        tokio::spawn(attend(Arc::clone(&process), terminate));
+        Ok(Arc::clone(CURRENT.get_or_init(|| process)))
+    }
+
+    fn new(
+        identity: Identity,
+        control: Control,
+        grace: Duration,
+        drain_spread: Duration,
+        reception: impl FnOnce(Arc<Tally>) -> io::Result<Reception>,
+    ) -> io::Result<Self> {
         let streams = Arc::<Tally>::default();
-        let process = Arc::new(Self {
+        Ok(Self {
             identity,
             control: ControlHandle(control),
             phase: watch::Sender::new(Phase::Running),
             draining: AtomicBool::new(false),
             grace,
+            drain_spread,
+            stops_soon: AtomicBool::new(false),
             main_to_end: AtomicBool::new(false),
             ready: AtomicBool::new(false),
             leaving: AtomicBool::new(false),
@@ -124,12 +160,7 @@ impl Process {
             reception: reception(Arc::clone(&streams))?,
             streams,
             listeners: Arc::default(),
-        });
-        if os::was_terminated() {
-            process.leave();
-        }
-        tokio::spawn(attend(Arc::clone(&process), terminate));
-        Ok(Arc::clone(CURRENT.get_or_init(|| process)))
+        })
     }
 
     pub(crate) fn identity(&self) -> &Identity {
@@ -182,6 +213,22 @@ impl Process {
 
     pub(super) fn is_ready(&self) -> bool {
         self.ready.load(Ordering::Relaxed)
+    }
+
+    pub(super) fn is_healthy(&self) -> bool {
+        self.is_ready() && !self.is_draining() && !self.stops_soon.load(Ordering::Relaxed)
+    }
+
+    /// Somebody's part of the spread.
+    pub(crate) fn draw_share(&self) -> Share {
+        // The usual case, and a hash for each connection less.
+        if self.drain_spread.is_zero() { Share::NONE } else { Share::draw() }
+    }
+
+    /// Whether the worker drains and the moment of whoever has this share has come; [`turn_of`] for those who ask often.
+    #[cfg(any(feature = "axum", test))]
+    pub(crate) fn is_turn_of(&self, share: Share) -> bool {
+        self.is_draining() && self.phase.borrow().moment(share).is_some_and(|moment| moment <= Instant::now())
     }
 
     pub(crate) fn expect_main_to_end(&self) {
@@ -242,20 +289,27 @@ impl Process {
     /// Enters the draining phase, or shortens it; it is never lengthened.
     fn drain(&self, grace: Duration, last: bool) {
         self.reception.leave();
-        let cut = Instant::now() + grace - margin(grace);
-        self.draining.store(true, Ordering::Relaxed);
+        let now = Instant::now();
+        let cut = now + grace - margin(grace);
+        let fitting = spread::fitting(self.drain_spread, grace);
         self.phase.send_modify(|phase| {
+            // Whoever is woken by this finds it, and whoever finds it, the phase.
+            self.draining.store(true, Ordering::Relaxed);
             *phase = match *phase {
-                Phase::Running => Phase::Draining { cut, last },
-                Phase::Draining { cut: earlier, last: already } => {
-                    Phase::Draining { cut: cut.min(earlier), last: last || already }
-                }
+                Phase::Running => Phase::Draining { since: now, spread: fitting, cut, last },
+                Phase::Draining { since, spread, cut: earlier, last: already } => Phase::Draining {
+                    since,
+                    spread: spread.min(now - since + fitting),
+                    cut: cut.min(earlier),
+                    last: last || already,
+                },
             }
         });
     }
 
     pub(super) fn obey(&self, order: ToWorker, fds: Vec<OwnedFd>) {
         match order {
+            ToWorker::StopSoon => self.stops_soon.store(true, Ordering::Relaxed),
             ToWorker::Drain { grace, last } => self.drain(grace, last),
             ToWorker::Listening { request, outcome } => {
                 let answer = match (outcome, fds.into_iter().next()) {
@@ -293,13 +347,27 @@ pub(crate) async fn draining(mut phase: watch::Receiver<Phase>) {
     _ = phase.wait_for(|phase| *phase != Phase::Running).await;
 }
 
+/// Completes when the worker drains and the moment of whoever has this share has come.
+pub(crate) async fn turn_of(share: Share, phase: watch::Receiver<Phase>) {
+    reach(phase, |phase| phase.moment(share)).await;
+}
+
 /// Completes when what is still open must be cut.
-pub(crate) async fn cut(mut phase: watch::Receiver<Phase>) {
+pub(crate) async fn cut(phase: watch::Receiver<Phase>) {
+    reach(phase, |phase| match phase {
+        Phase::Running => None,
+        Phase::Draining { cut, .. } => Some(*cut),
+    })
+    .await;
+}
+
+/// Completes at a time that the phase names.
+async fn reach(mut phase: watch::Receiver<Phase>, named: impl Fn(&Phase) -> Option<Instant>) {
     loop {
-        let time = match *phase.borrow_and_update() {
-            Phase::Running => None,
-            Phase::Draining { cut, .. } => Some(cut),
-        };
+        let time = named(&phase.borrow_and_update());
+        if time.is_some_and(|time| time <= Instant::now()) {
+            return;
+        }
         let due = async {
             match time {
                 Some(time) => sleep_until(time).await,
@@ -355,6 +423,110 @@ async fn drain_unasked(process: Arc<Process>) {
 const PATIENCE: Duration = Duration::from_secs(1);
 
 /// What is cut, is cut a little before the primary would kill, so that the worker can still end by itself.
-fn margin(grace: Duration) -> Duration {
+pub(super) fn margin(grace: Duration) -> Duration {
     (grace / 10).min(Duration::from_millis(500))
+}
+
+#[cfg(test)]
+mod tests {
+    use tokio::time::timeout;
+
+    use super::*;
+    use crate::WorkerId;
+    use crate::board::{Board, Tag};
+    use crate::listen::Dispatch;
+    use crate::listen::exchange::Exchange;
+    use crate::listen::mailbox::{self, Mailboxes};
+    use crate::listen::reception::Seat;
+
+    const SECOND: Duration = Duration::from_secs(1);
+
+    /// A worker of 30 s of grace, and the primary's end of its lane.
+    fn worker(drain_spread: Duration) -> (Process, OwnedFd) {
+        let identity = Identity { worker: WorkerId::new(1), slot: 0, generation: 1 };
+        let (theirs, ours) = crate::control::pair().unwrap();
+        let (_, mailbox) = mailbox::pair().unwrap();
+        let (board, _) = Board::create().unwrap();
+        let process = Process::new(identity, Control::new(ours).unwrap(), 30 * SECOND, drain_spread, |streams| {
+            let seat = Seat { slot: 0, tag: Tag::of(identity.worker), line: &board.slot(0).lines()[0] };
+            Reception::new(seat, Exchange::new(board, Mailboxes::default(), Dispatch::Balanced), mailbox, streams)
+        });
+        (process.unwrap(), theirs)
+    }
+
+    fn drain(process: &Process, grace: Duration) {
+        process.obey(ToWorker::Drain { grace, last: false }, Vec::new());
+    }
+
+    #[tokio::test]
+    async fn a_worker_is_healthy_from_ready_until_its_stop_is_announced_and_goes_on_serving() {
+        let (process, _primary) = worker(Duration::ZERO);
+        assert!(!process.is_healthy());
+        process.ready();
+        assert!(process.is_healthy());
+        process.obey(ToWorker::StopSoon, Vec::new());
+        assert!(!process.is_healthy());
+        assert!(!process.is_draining() && *process.phase().borrow() == Phase::Running);
+        drain(&process, SECOND);
+        assert!(!process.is_healthy() && process.is_draining());
+    }
+
+    #[tokio::test]
+    async fn a_worker_that_drains_unannounced_is_no_longer_healthy() {
+        let (process, _primary) = worker(Duration::ZERO);
+        process.ready();
+        drain(&process, SECOND);
+        assert!(!process.is_healthy());
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn without_a_spread_it_is_everybodys_turn_as_soon_as_the_worker_drains() {
+        let (process, _primary) = worker(Duration::ZERO);
+        let share = process.draw_share();
+        let mut turn = Box::pin(turn_of(share, process.phase()));
+        timeout(60 * SECOND, turn.as_mut()).await.expect_err("the worker does not drain");
+        assert!(!process.is_turn_of(share));
+        drain(&process, 30 * SECOND);
+        assert!(process.is_turn_of(share));
+        let begin = Instant::now();
+        turn.await;
+        assert_eq!(Instant::now(), begin);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn everybody_has_a_turn_of_his_own_within_the_spread() {
+        let (process, _primary) = worker(10 * SECOND);
+        drain(&process, 30 * SECOND);
+        let begin = Instant::now();
+        let mut moments = Vec::new();
+        for _ in 0..100 {
+            let share = process.draw_share();
+            let (process, turn) = (&process, turn_of(share, process.phase()));
+            moments.push(async move {
+                turn.await;
+                assert!(process.is_turn_of(share));
+                begin.elapsed()
+            });
+        }
+        let mut reached = Vec::new();
+        for moment in moments {
+            // One after the other: one that is in the past already is reached at once.
+            reached.push(moment.await);
+        }
+        assert!(reached.iter().max() < Some(&(10 * SECOND + Duration::from_millis(1))), "{reached:?}");
+        assert!(reached.iter().max() > Some(&(5 * SECOND)), "one of a hundred lies in the second half");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_second_order_that_leaves_less_time_brings_every_turn_forward() {
+        let (process, _primary) = worker(10 * SECOND);
+        drain(&process, 30 * SECOND);
+        let begin = Instant::now();
+        let turns: Vec<_> = (0..100).map(|_| turn_of(process.draw_share(), process.phase())).collect();
+        drain(&process, 4 * SECOND);
+        for turn in turns {
+            turn.await;
+        }
+        assert!(begin.elapsed() <= 2 * SECOND + Duration::from_millis(1), "{:?}", begin.elapsed());
+    }
 }
