@@ -16,7 +16,7 @@ use nix::unistd::{Pid, getppid};
 use crate::{WorkerId, os};
 
 /// The environment variable that makes a process a worker.
-const MARK: &str = "CLUSTER_WORKER";
+pub(crate) const MARK: &str = "CLUSTER_WORKER";
 
 /// Signals that must not kill a worker. All but TERM are orders to the primary, which reach a worker too when they go to a whole
 /// process group or to every process of a name (`pkill -HUP app`). The primary blocks them in the child, so that the worker is

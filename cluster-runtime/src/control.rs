@@ -18,7 +18,7 @@ use crate::listen::{Address, PortId, PortRequest, Refusal};
 use crate::os;
 
 /// The first byte of every packet; raised whenever the vocabulary below changes.
-const PROTOCOL: u8 = 2;
+const PROTOCOL: u8 = 3;
 /// No packet is larger. Text in them is cut to fit.
 const LARGEST_PACKET: usize = 4096;
 
@@ -51,6 +51,8 @@ pub(crate) enum ToWorker {
     Listening { request: u64, outcome: Result<Granted, Refusal> },
     /// Finish what runs, then end. `last`: nobody takes the accept queue over, so serve what is in it too.
     Drain { grace: Duration, last: bool },
+    /// Log files were renamed: open them anew. A new stdout and stderr come along where the primary has opened one.
+    Reopen,
 }
 
 /// A message type as both sides must agree on it.

@@ -4,12 +4,14 @@
 //! - `heard`: what workers say, and what they are answered.
 //! - `ports`, `tend`: the sockets and mailboxes of all, and what waits in those of a worker that is missing or stuck.
 //! - `told`: what the operator is told.
+//! - `workplace`, `output`: what workers run in, and what they print.
 //! - `function`, `handle`, `event`, `roster`: the user's primary function on a thread of its own, and what it sees.
 
 mod event;
 mod function;
 mod handle;
 mod heard;
+mod output;
 mod ports;
 mod roster;
 mod signals;
@@ -18,11 +20,12 @@ mod strangers;
 mod tend;
 mod told;
 mod watch;
+mod workplace;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::future::pending;
 use std::io;
-use std::os::fd::OwnedFd;
+use std::os::fd::{AsFd, OwnedFd};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -54,6 +57,7 @@ use ports::Ports;
 use roster::Roster;
 use signals::{Request, Signals};
 use spawn::{Child, Image, Spawned};
+use workplace::{LogFile, Workplace};
 
 /// What comes to the shell from tasks and from the user's thread.
 #[derive(Debug)]
@@ -70,6 +74,8 @@ enum Happening {
 const INBOX: usize = 256;
 /// How long the primary function may take to return at least, when the last worker is gone.
 const LAST_WORDS: Duration = Duration::from_secs(1);
+/// How long what workers have printed may take to be written, when the last of them is gone.
+const LAST_LINES: Duration = Duration::from_secs(5);
 /// A timer that goes off so much too late tells that this process stood still: stopped by a signal, or a frozen container.
 const STALL: Duration = Duration::from_secs(1);
 
@@ -81,6 +87,13 @@ where
     Down: Message,
 {
     let schemas = (Schema::of::<Up>(), Schema::of::<Down>());
+    let workplace = match Workplace::new(&settings.setup) {
+        Ok(workplace) => workplace,
+        Err(error) => {
+            say(error);
+            return exit_code::CONFIG;
+        }
+    };
     // While this is the only thread, because of the environment.
     let ruled = InheritedSockets::adopt().and_then(|inherited| {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
@@ -105,6 +118,7 @@ where
                 fleet: BTreeMap::new(),
                 ports,
                 image,
+                workplace,
                 schemas,
                 roster,
                 notices,
@@ -135,6 +149,7 @@ struct Shell {
     fleet: BTreeMap<WorkerId, Member>,
     ports: Ports,
     image: Image,
+    workplace: Workplace,
     /// What workers send, and what they receive.
     schemas: (Schema, Schema),
     roster: Arc<Roster>,
@@ -152,6 +167,8 @@ struct Member {
     pid: Pid,
     control: Arc<Control>,
     lane: MemberLane,
+    /// Where its output goes, if that is to be opened anew.
+    log: Option<LogFile>,
     /// What it listens on.
     ports: BTreeSet<PortId>,
     /// It was told that nobody takes its accept queues over.
@@ -214,6 +231,7 @@ impl Shell {
         }
         let code = outcome.map_or(exit_code::STOPPED, |outcome| self.tell_outcome(outcome));
         let code = self.wait_for_function(code, &mut signals, &mut inbox).await;
+        self.workplace.finish_output(LAST_LINES);
         self.reporter.flush(LAST_WORDS);
         code
     }
@@ -252,6 +270,10 @@ impl Shell {
         match request {
             Request::Terminate => Some(supervisor::Event::Stop(StopCause::Terminate)),
             Request::Interrupt => Some(supervisor::Event::Stop(StopCause::Interrupt)),
+            Request::ReopenLogs => {
+                self.reopen_logs();
+                None
+            }
             Request::Unknown(name) => {
                 let text = format_args!("{name} has no meaning in this version and is ignored");
                 self.reporter.cluster(Level::WARN, text);
@@ -299,7 +321,8 @@ impl Shell {
 
     fn spawn(&mut self, identity: Identity) -> Option<supervisor::Event> {
         self.ports.expect(identity.slot, identity.worker);
-        let Spawned { child, control, messages } = match self.image.spawn(identity) {
+        let spawned = self.workplace.prepare(identity).and_then(|place| self.image.spawn(identity, place));
+        let Spawned { child, control, messages, log } = match spawned {
             Ok(spawned) => spawned,
             Err(error) => {
                 self.reporter.worker(Level::ERROR, identity, None, format_args!("cannot be spawned: {error}"));
@@ -311,7 +334,7 @@ impl Shell {
         let control = Arc::new(control);
         tokio::spawn(watch::watch(identity.worker, child, Arc::clone(&control), self.inbox.clone()));
         let lane = MemberLane::Kept(messages);
-        let member = Member { identity, pid, control, lane, ports: BTreeSet::new(), drains_last: false };
+        let member = Member { identity, pid, control, lane, log, ports: BTreeSet::new(), drains_last: false };
         self.fleet.insert(identity.worker, member);
         self.unsent.push(Notice::Forked(identity.worker));
         None
@@ -327,6 +350,29 @@ impl Shell {
             // One that cannot hear it is ended by its deadline.
             _ = member.control.send_now(&ToWorker::Drain { grace, last }, &[]);
         }
+    }
+
+    /// Tells everybody that log files were renamed, and gives those workers a new one whose output the primary has opened.
+    fn reopen_logs(&mut self) {
+        for member in self.fleet.values() {
+            let file = member.log.as_ref().map(LogFile::open).transpose();
+            if let Err(error) = &file {
+                let text = format_args!("its output goes on where it went: {error}");
+                self.reporter.worker(Level::ERROR, member.identity, Some(member.pid), text);
+            }
+            let file = file.ok().flatten();
+            let fds: Vec<_> = file.iter().map(AsFd::as_fd).collect();
+            match member.control.send_now(&ToWorker::Reopen, &fds) {
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
+                    let text = "does not read its control lane, so it cannot be told to open its logs anew";
+                    self.reporter.worker(Level::WARN, member.identity, Some(member.pid), text);
+                }
+                // One that is gone has no logs.
+                Ok(()) | Err(_) => {}
+            }
+        }
+        self.reporter.cluster(Level::INFO, "log files are opened anew");
+        self.unsent.push(Notice::ReopenLogs);
     }
 
     fn kill(&self, worker: WorkerId) {

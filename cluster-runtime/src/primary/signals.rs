@@ -15,7 +15,9 @@ pub(super) enum Request {
     Terminate,
     /// INT: stop gracefully, and if that is under way, at once.
     Interrupt,
-    /// HUP, USR1 or USR2 without a meaning yet.
+    /// USR1: log files were renamed.
+    ReopenLogs,
+    /// HUP or USR2 without a meaning yet.
     Unknown(&'static str),
 }
 
@@ -54,7 +56,7 @@ impl Signals {
             () = received(&mut self.quit) => Request::Terminate,
             () = received(&mut self.interrupt) => Request::Interrupt,
             () = received(&mut self.hang_up) => self.hang_up_request,
-            _ = self.user_1.recv() => Request::Unknown("USR1"),
+            _ = self.user_1.recv() => Request::ReopenLogs,
             _ = self.user_2.recv() => Request::Unknown("USR2"),
         }
     }
