@@ -305,7 +305,10 @@ impl Key {
             Self::Setup => (
                 "setup",
                 r#"`setup = expression`, such as `setup = cluster::Setup::new().cwd("/srv")`"#,
-                &["env", "cwd", "user", "group", "uid", "gid", "stdio", "output", "silent", "nice", "affinity", "rlimit"],
+                &[
+                    "env", "cwd", "user", "group", "uid", "gid", "stdio", "output", "silent", "nice", "affinity",
+                    "rlimit",
+                ],
             ),
             Self::Config => {
                 ("config", "`config = expression`, of type `cluster::Config`", &["configuration", "conf", "cfg"])

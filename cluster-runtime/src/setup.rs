@@ -71,7 +71,7 @@ pub enum Output {
     /// they would be without it in between; the primary itself is not.
     Prefixed,
     /// To the end of this file, which the primary opens (and makes, if it is not there), thus as the primary's user. `{slot}` and
-    /// `{worker}` in the path are replaced by the worker's. A relative path starts where the primary was started.
+    /// `{worker}` in the path are replaced by the worker's. A relative path starts in the primary's directory.
     ///
     /// USR1 to the primary has it opened anew for all workers, so that the file can be renamed before. The directory must not belong to
     /// the workers' user: whoever can put a link there chooses what the primary opens.
@@ -126,7 +126,7 @@ impl Setup {
         self
     }
 
-    /// The working directory. A relative path starts where the primary was started.
+    /// The working directory. A relative path starts in the primary's.
     pub fn cwd(mut self, directory: impl Into<PathBuf>) -> Self {
         self.surroundings.cwd = Some(directory.into());
         self
