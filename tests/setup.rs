@@ -397,7 +397,8 @@ fn a_user_may_run_a_program_that_it_may_execute_but_not_reach() {
     let scratch = Scratch::new();
     fs::set_permissions(scratch.path(""), fs::Permissions::from_mode(0o700)).unwrap();
     let program = scratch.path("program");
-    fs::copy(SETUP, &program).unwrap();
+    // Copied by another process: what this one has open for writing, a child of another test might keep, and nobody could execute it.
+    assert!(Command::new("cp").arg(SETUP).arg(&program).status().unwrap().success());
     fs::set_permissions(&program, fs::Permissions::from_mode(0o711)).unwrap();
     let start = || Cluster::of(program.to_str().unwrap()).args(["user=nobody"]).start();
     let mut cluster = start();

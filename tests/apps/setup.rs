@@ -73,13 +73,7 @@ async fn watch(mut primary: Primary) -> cluster::Result {
 async fn program() -> cluster::Result {
     match std::env::var("CHATTER").as_deref() {
         Ok("storm") => storm(),
-        Ok("endless") => {
-            _ = thread::spawn(|| {
-                loop {
-                    println!("endless")
-                }
-            })
-        }
+        Ok("endless") => _ = thread::spawn(endless),
         Ok("family") => family(),
         Ok("last-words") => return last_words().await,
         Ok("logs") => _ = tokio::spawn(reopen_logs()),
@@ -121,11 +115,16 @@ fn storm() {
 /// A multiple of 300, so that all lengths come equally often.
 const LINES: usize = 600;
 
+fn endless() {
+    loop {
+        println!("endless");
+    }
+}
+
 /// Leaves processes behind that hold the output: one is silent, one goes on printing.
 fn family() {
-    for script in ["exec sleep 1000", "while echo busy; do sleep 0.01; done"] {
-        Command::new("sh").args(["-c", script]).spawn().expect("there is a shell");
-    }
+    let script = "sleep 1000 & while echo busy; do sleep 0.01; done &";
+    assert!(Command::new("sh").args(["-c", script]).status().expect("there is a shell").success());
 }
 
 async fn last_words() -> cluster::Result {
