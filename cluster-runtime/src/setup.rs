@@ -35,6 +35,8 @@ use crate::boot::Identity;
 /// It is for the workers alone: the primary stays as it was started, and what is not set here workers inherit from it. Their stdin is
 /// always empty.
 ///
+/// Workers evaluate the expression that makes it, too, as they do all settings, and make no use of it.
+///
 /// Setters only record; the primary checks everything before it spawns anything, and what cannot be ends the program with exit code 2
 /// and a message that names the remedy. What the kernel refuses later, at a spawn, is a failed spawn that names the step.
 #[derive(Clone, Debug, Default, PartialEq)]
@@ -188,7 +190,7 @@ impl Setup {
     /// Calls `each` before every spawn, to change what is set for that one worker. The last closure given is the one that is called.
     ///
     /// It runs in the primary on the thread that supervises, so it must be quick and must not block. If it panics, that spawn fails, and
-    /// is tried again as after any failed start.
+    /// is tried again as after any failed start. (In a program built with `panic = "abort"` the primary ends, and the workers drain.)
     pub fn each(mut self, each: impl Fn(&mut Spawn) + Send + Sync + 'static) -> Self {
         self.each = Some(Each(Arc::new(each)));
         self
