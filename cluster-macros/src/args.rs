@@ -34,6 +34,7 @@ pub(crate) struct Plan {
     pub(crate) max_age: Option<Given<Limit<Duration>>>,
     /// In bytes.
     pub(crate) max_memory: Option<Given<Limit<u64>>>,
+    pub(crate) setup: Option<Given<Expr>>,
     pub(crate) primary: Option<Given<ExprPath>>,
 }
 
@@ -100,6 +101,7 @@ impl Plan {
             Key::MaxRequests => self.max_requests = Some(Given { key: name, value: limit(&value, requests)? }),
             Key::MaxAge => self.max_age = Some(Given { key: name, value: limit(&value, long_time(key))? }),
             Key::MaxMemory => self.max_memory = Some(Given { key: name, value: limit(&value, memory)? }),
+            Key::Setup => self.setup = Some(Given { key: name, value: setup(value)? }),
             Key::Config => self.config = Some(value),
             Key::Crate => self.krate = Some(crate_path(&value)?),
         }
@@ -201,6 +203,7 @@ enum Key {
     MaxRequests,
     MaxAge,
     MaxMemory,
+    Setup,
     Config,
     Crate,
 }
@@ -215,7 +218,7 @@ struct Spec {
 }
 
 impl Key {
-    const ALL: [Self; 16] = [
+    const ALL: [Self; 17] = [
         Self::Workers,
         Self::Threads,
         Self::Primary,
@@ -230,6 +233,7 @@ impl Key {
         Self::MaxRequests,
         Self::MaxAge,
         Self::MaxMemory,
+        Self::Setup,
         Self::Config,
         Self::Crate,
     ];
@@ -297,6 +301,14 @@ impl Key {
                 "max_memory",
                 r#"`max_memory = "512MiB"` or `max_memory = "off"`"#,
                 &["memory", "max_memory_restart", "max_rss", "memory_limit", "reload_on_rss"],
+            ),
+            Self::Setup => (
+                "setup",
+                r#"`setup = expression`, such as `setup = cluster::Setup::new().cwd("/srv")`"#,
+                &[
+                    "env", "cwd", "user", "group", "uid", "gid", "stdio", "output", "silent", "nice", "affinity",
+                    "rlimit",
+                ],
             ),
             Self::Config => {
                 ("config", "`config = expression`, of type `cluster::Config`", &["configuration", "conf", "cfg"])
@@ -391,6 +403,13 @@ fn dispatch(value: Expr) -> Result<Dispatch> {
         "round-robin" => Ok(Dispatch::RoundRobin),
         "sticky" => Ok(Dispatch::Sticky),
         _ => Err(Error::new(span, format_args!("unknown dispatch policy: {}", Key::Dispatch.form()))),
+    }
+}
+
+fn setup(value: Expr) -> Result<Expr> {
+    match value {
+        Expr::Lit(_) | Expr::Closure(_) => Err(Key::Setup.mistyped(&value)),
+        other => Ok(other),
     }
 }
 
@@ -593,6 +612,7 @@ mod tests {
             quote!(max_age = "0s"),
             quote!(max_memory = 512),
             quote!(max_memory = "0MiB"),
+            quote!(setup = "www-data"),
             quote!(crate = "not a path"),
             quote!(workers 4),
             quote!(workers),

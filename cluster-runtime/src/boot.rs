@@ -16,7 +16,7 @@ use nix::unistd::{Pid, getppid};
 use crate::{WorkerId, os};
 
 /// The environment variable that makes a process a worker.
-const MARK: &str = "CLUSTER_WORKER";
+pub(crate) const MARK: &str = "CLUSTER_WORKER";
 
 /// Where the service manager listens; see `sd_notify(3)`.
 pub(crate) const NOTIFY_SOCKET: &str = "NOTIFY_SOCKET";

@@ -10,6 +10,7 @@ use std::time::Duration;
 use bytesize::ByteSize;
 
 use crate::listen::{Dispatch, Sticky};
+use crate::setup::Setup;
 use crate::supervisor::{self, Restart};
 
 /// The settings of a cluster: what `#[cluster::main(…)]` says, as plain code.
@@ -173,6 +174,12 @@ impl<P> Config<P> {
         self
     }
 
+    /// What the worker processes run in: environment, directory, output, user, limits, cores. By default, all of it is the primary's.
+    pub fn setup(mut self, setup: Setup) -> Self {
+        self.settings.setup = setup;
+        self
+    }
+
     /// Whether the primary keeps quiet on stderr while no `tracing` subscriber is installed. Environment: `CLUSTER_QUIET`
     /// (`true`, `false`).
     pub fn quiet(mut self, quiet: bool) -> Self {
@@ -223,6 +230,7 @@ impl<P> Config<P> {
                 .map_or(Ok(code.max_requests), |v| v.unless_off(Variable::requests))?,
             max_age: read("CLUSTER_MAX_AGE")?.map_or(Ok(code.max_age), |v| v.unless_off(Variable::duration))?,
             max_memory: read("CLUSTER_MAX_MEMORY")?.map_or(Ok(code.max_memory), |v| v.unless_off(Variable::memory))?,
+            setup: code.setup,
             quiet: read("CLUSTER_QUIET")?.map_or(Ok(code.quiet), |v| v.switch())?,
         };
         settings.check()
@@ -246,6 +254,8 @@ pub(crate) struct Settings {
     pub(crate) max_age: Option<Duration>,
     /// In bytes.
     pub(crate) max_memory: Option<u64>,
+    /// Checked by the primary alone, as what is right for it need not be right for a worker that has given up its privileges.
+    pub(crate) setup: Setup,
     pub(crate) quiet: bool,
 }
 
@@ -271,6 +281,7 @@ impl Settings {
         max_requests: None,
         max_age: None,
         max_memory: None,
+        setup: Setup::new(),
         quiet: false,
     };
 
@@ -312,7 +323,7 @@ impl Settings {
 /// A setting that cannot be; the text names the remedy.
 #[derive(Debug, PartialEq, thiserror::Error)]
 #[error("{0}")]
-pub(crate) struct ConfigError(String);
+pub(crate) struct ConfigError(pub(crate) String);
 
 /// An environment variable and its text, to be read as what the setting needs.
 struct Variable {
@@ -448,6 +459,7 @@ mod tests {
             max_requests: Some(100_000),
             max_age: Some(Duration::from_secs(12 * 60 * 60)),
             max_memory: Some(512 << 20),
+            setup: Setup::new(),
             quiet: true,
         };
         assert_eq!(with(&config, &set), Ok(expected));

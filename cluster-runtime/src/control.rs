@@ -53,6 +53,8 @@ pub(crate) enum ToWorker {
     StopSoon,
     /// Finish what runs, then end. `last`: nobody takes the accept queue over, so serve what is in it too.
     Drain { grace: Duration, last: bool },
+    /// Log files were renamed: open them anew. A new stdout and stderr come along where the primary has opened one.
+    Reopen,
 }
 
 /// A message type as both sides must agree on it.

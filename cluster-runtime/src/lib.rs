@@ -44,6 +44,8 @@
 //! | exchange typed messages | [`Message`], [`Worker`], [`Primary`], [`Reply`] |
 //! | follow what happens to the workers | [`Event`], [`Exit`], [`PrimaryHandle::workers`] |
 //! | know in which process the code runs | [`worker()`], [`is_worker`], [`is_primary`] |
+//! | set environment, directory, output, user, limits and cores of the workers | [`Setup`] |
+//! | rotate log files | [`Output::File`], [`CurrentWorker::logs_to_reopen`], [`Event::ReopenLogs`] |
 //! | do without the macro | [`run()`] |
 //! | know what an exit code means | [`exit_code`] |
 //!
@@ -74,6 +76,7 @@ mod report;
 mod run;
 #[cfg(feature = "axum")]
 mod serve;
+mod setup;
 mod supervisor;
 mod worker;
 
@@ -100,6 +103,7 @@ pub use primary::{Event, OrderError, Primary, PrimaryHandle, ReloadError, Worker
 pub use run::{PrimaryMain, PrimaryOutput, WorkerMain, run};
 #[cfg(feature = "axum")]
 pub use serve::{Http, serve};
+pub use setup::{Affinity, Output, Resource, Setup, Spawn};
 pub use supervisor::Restart;
 pub use worker::{CurrentWorker, Worker, worker};
 

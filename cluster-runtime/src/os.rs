@@ -3,6 +3,7 @@
 //! Nothing here knows what a worker is; callers say what they mean and this file says how Linux is asked for it.
 #![expect(unsafe_code, reason = "this file is where the crate keeps its unsafe blocks")]
 
+use std::ffi::CString;
 use std::fs::File;
 use std::io::{self, IoSlice, Write as _};
 use std::mem;
@@ -10,16 +11,21 @@ use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
 use std::os::unix::fs::FileExt as _;
 use std::os::unix::process::CommandExt;
 use std::process::Command;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use nix::errno::Errno;
-use nix::fcntl::{FcntlArg, FdFlag, OFlag, SealFlag, fcntl};
+use nix::fcntl::{FcntlArg, FdFlag, OFlag, SealFlag, fcntl, open};
+use nix::sched::{CpuSet, sched_setaffinity};
 use nix::sys::memfd::{MFdFlags, memfd_create};
+use nix::sys::prctl::set_no_new_privs;
+use nix::sys::resource::{Resource, setrlimit};
 use nix::sys::signal::{SaFlags, SigAction, SigHandler, SigSet, SigmaskHow, Signal, pthread_sigmask, sigaction};
 use nix::sys::socket::sockopt::{self, AttachReusePortCbpf};
 use nix::sys::socket::{ControlMessage, MsgFlags, SockType, getsockopt, sendmsg, setsockopt};
-use nix::unistd::{Pid, ftruncate};
+use nix::sys::stat::Mode;
+use nix::unistd::{Gid, Pid, Uid, chdir, ftruncate, setgroups, setresgid, setresuid, write};
 use socket2::SockAddr;
 use tokio::io::Interest;
 use tokio::io::unix::AsyncFd;
@@ -119,6 +125,70 @@ pub(crate) fn prepare_child(command: &mut Command, fds: Vec<RawFd>, blocked: Sig
     // SAFETY: the closure makes system calls only: no allocation, no lock, nothing that is not async-signal-safe.
     unsafe { command.pre_exec(prepare) };
 }
+
+/// One thing that a child changes about itself before it executes.
+#[derive(Debug)]
+pub(crate) enum Change {
+    /// The text that the kernel is given.
+    OomScore(String),
+    /// Soft and hard.
+    Limit(Resource, u64, u64),
+    Nice(i32),
+    Cores(CpuSet),
+    Directory(CString),
+    Groups(Vec<Gid>),
+    Group(Gid),
+    User(Uid),
+    NoNewPrivileges,
+}
+
+impl Change {
+    /// Makes the change to the calling process, by system calls only.
+    fn make(&self) -> Result<(), Errno> {
+        match self {
+            Self::OomScore(score) => {
+                let file = open(c"/proc/self/oom_score_adj", OFlag::O_WRONLY | OFlag::O_CLOEXEC, Mode::empty())?;
+                write(file, score.as_bytes()).map(drop)
+            }
+            Self::Limit(resource, soft, hard) => setrlimit(*resource, *soft, *hard),
+            Self::Nice(nice) => {
+                // SAFETY: the call takes three integers.
+                Errno::result(unsafe { libc::setpriority(libc::PRIO_PROCESS, 0, *nice) }).map(drop)
+            }
+            Self::Cores(cores) => sched_setaffinity(Pid::from_raw(0), cores),
+            Self::Directory(path) => chdir(path.as_c_str()),
+            Self::Groups(groups) => setgroups(groups),
+            Self::Group(group) => setresgid(*group, *group, *group),
+            Self::User(user) => setresuid(*user, *user, *user),
+            Self::NoNewPrivileges => set_no_new_privs(),
+        }
+    }
+}
+
+/// Has the child of `command` make `changes`, one after the other, before it executes. Which of them the kernel refused
+/// [`refused_change`] tells, of the error with which the spawn fails then.
+pub(crate) fn change_child(command: &mut Command, changes: Arc<[Change]>) {
+    let make = move || {
+        for (index, change) in changes.iter().enumerate() {
+            change
+                .make()
+                .map_err(|errno| io::Error::from_raw_os_error(errno as i32 | ((index as i32 + 1) << ERRNO_BITS)))?;
+        }
+        Ok(())
+    };
+    // SAFETY: the closure makes system calls only, and what it reads was computed before the fork. Errors are plain numbers.
+    unsafe { command.pre_exec(make) };
+}
+
+/// Of the error of a spawn: which change was refused, by its place in the list, and why.
+pub(crate) fn refused_change(error: &io::Error) -> Option<(usize, io::Error)> {
+    let number = error.raw_os_error()?;
+    let index = usize::try_from(number >> ERRNO_BITS).ok()?.checked_sub(1)?;
+    Some((index, io::Error::from_raw_os_error(number & ((1 << ERRNO_BITS) - 1))))
+}
+
+/// A child has one number to say why it cannot be executed. The kernel's errors end at 4095, so the upper bits are free.
+const ERRNO_BITS: u32 = 16;
 
 /// Opens a descriptor that becomes readable when the process ends.
 pub(crate) fn pidfd_open(pid: Pid) -> io::Result<OwnedFd> {

@@ -5,7 +5,7 @@ use crate::{Exit, WorkerId};
 
 /// Something that happened in the cluster; from [`Primary::next`](crate::Primary::next).
 ///
-/// Each comes once, and for each worker in this order:
+/// But for [`ReopenLogs`](Self::ReopenLogs), each is about a worker. Each comes once, and for each worker in this order:
 ///
 /// 0. [`Spawning`](Self::Spawning): always first.
 /// 1. [`Forked`](Self::Forked): unless it could not be spawned.
@@ -36,4 +36,6 @@ pub enum Event<Up> {
     Disconnected(WorkerId),
     /// It was reaped, or could not be spawned; why and how it ended.
     Exited(WorkerId, Exit),
+    /// USR1 came to the primary: log files were renamed, so open those anew that this function writes. The workers are told the same.
+    ReopenLogs,
 }

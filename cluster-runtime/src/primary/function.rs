@@ -31,6 +31,7 @@ pub(super) enum Notice {
     Listening(WorkerId, Address),
     Ready(WorkerId),
     Exited(WorkerId, Exit),
+    ReopenLogs,
     /// The last worker was reaped and none will come.
     Ended,
 }
@@ -97,6 +98,7 @@ async fn route<Up: Message, Down: Message>(
                 }
                 shared.tell(News::Exited(worker, exit));
             }
+            Notice::ReopenLogs => shared.tell(News::Event(Event::ReopenLogs)),
             Notice::Ended => shared.tell(News::Ended),
         }
     }
@@ -115,7 +117,7 @@ fn attach<Up: Message, Down: Message>(shared: &Arc<Shared<Up, Down>>, worker: Wo
     shared.tell(News::Online(worker, lane));
 }
 
-fn panic_text(panic: &(dyn Any + Send)) -> &str {
+pub(super) fn panic_text(panic: &(dyn Any + Send)) -> &str {
     let text = panic.downcast_ref::<String>().map(String::as_str);
     text.or_else(|| panic.downcast_ref::<&str>().copied()).unwrap_or("no text")
 }

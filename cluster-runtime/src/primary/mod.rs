@@ -5,6 +5,7 @@
 //! - `ports`, `tend`: the sockets and mailboxes of all, and what waits in those of a worker that is missing or stuck.
 //! - `order`, `program`: what the primary function orders, and the program that a reload finds on disk.
 //! - `care`: who is stuck, and who has had its share.
+//! - `workplace`, `output`: what workers run in, and what they print.
 //! - `told`, `service`: what the operator is told, and the service manager.
 //! - `function`, `handle`, `event`, `roster`: the user's primary function on a thread of its own, and what it sees.
 
@@ -14,6 +15,7 @@ mod function;
 mod handle;
 mod heard;
 mod order;
+mod output;
 mod ports;
 mod program;
 mod roster;
@@ -24,11 +26,12 @@ mod strangers;
 mod tend;
 mod told;
 mod watch;
+mod workplace;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::future::pending;
 use std::io;
-use std::os::fd::OwnedFd;
+use std::os::fd::{AsFd, OwnedFd};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -66,6 +69,7 @@ use roster::Roster;
 use service::Service;
 use signals::{Request, Signals};
 use spawn::{Child, Image, Spawned};
+use workplace::{LogFile, Workplace};
 
 /// What comes to the shell from tasks and from the user's thread.
 #[derive(Debug)]
@@ -83,6 +87,8 @@ enum Happening {
 const INBOX: usize = 256;
 /// How long the primary function may take to return at least, when the last worker is gone.
 const LAST_WORDS: Duration = Duration::from_secs(1);
+/// How long what workers have printed may take to be written, when the last of them is gone.
+const LAST_LINES: Duration = Duration::from_secs(5);
 /// A timer that goes off so much too late tells that this process stood still: stopped by a signal, or a frozen container.
 const STALL: Duration = Duration::from_secs(1);
 
@@ -94,6 +100,13 @@ where
     Down: Message,
 {
     let schemas = (Schema::of::<Up>(), Schema::of::<Down>());
+    let workplace = match Workplace::new(&settings.setup) {
+        Ok(workplace) => workplace,
+        Err(error) => {
+            say(error);
+            return exit_code::CONFIG;
+        }
+    };
     // While this is the only thread, because of the environment.
     let ruled = InheritedSockets::adopt().and_then(|inherited| {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
@@ -125,6 +138,7 @@ where
                 reloads: Reloads::default(),
                 forks: Vec::new(),
                 complaints: BTreeMap::new(),
+                workplace,
                 schemas,
                 roster,
                 notices,
@@ -159,6 +173,7 @@ struct Shell {
     program: Program,
     /// The programs of all generations that somebody runs, or will.
     images: BTreeMap<u64, Image>,
+    workplace: Workplace,
     care: Care,
     reloads: Reloads,
     /// Those who wait for a worker of their own, and for which slot, once it is known.
@@ -184,6 +199,8 @@ struct Member {
     pid: Pid,
     control: Arc<Control>,
     lane: MemberLane,
+    /// Where its output goes, if that is to be opened anew.
+    log: Option<LogFile>,
     /// What it listens on.
     ports: BTreeSet<PortId>,
     /// It was told that nobody takes its accept queues over.
@@ -254,6 +271,7 @@ impl Shell {
         }
         let code = outcome.map_or(exit_code::STOPPED, |outcome| self.tell_outcome(outcome));
         let code = self.wait_for_function(code, &mut signals, &mut inbox).await;
+        self.workplace.finish_output(LAST_LINES);
         self.reporter.flush(LAST_WORDS);
         code
     }
@@ -317,6 +335,10 @@ impl Shell {
             Request::Reload => Some(supervisor::Event::Reload),
             Request::OneMore => self.scale_by(1),
             Request::OneFewer => self.scale_by(-1),
+            Request::ReopenLogs => {
+                self.reopen_logs();
+                None
+            }
             Request::Unknown(name) => {
                 let text = format_args!("{name} has no meaning in this version and is ignored");
                 self.reporter.cluster(Level::WARN, text);
@@ -367,11 +389,13 @@ impl Shell {
         self.ports.expect(identity.slot, identity.worker);
         self.unsent.push(Notice::Spawning(identity.worker));
         let spawned = match self.images.get(&identity.generation) {
-            Some(image) if self.ports.has(identity.slot) => image.spawn(identity),
+            Some(image) if self.ports.has(identity.slot) => {
+                self.workplace.prepare(identity).and_then(|place| image.spawn(identity, place))
+            }
             Some(_) => Err(io::Error::other("there are no sockets for its slot")),
             None => Err(io::Error::other("its program cannot be opened")),
         };
-        let Spawned { child, control, messages } = match spawned {
+        let Spawned { child, control, messages, log } = match spawned {
             Ok(spawned) => spawned,
             Err(error) => {
                 let text = format!("cannot be spawned: {error}");
@@ -385,7 +409,7 @@ impl Shell {
         let control = Arc::new(control);
         tokio::spawn(watch::watch(identity.worker, child, Arc::clone(&control), self.inbox.clone()));
         let lane = MemberLane::Kept(messages);
-        let member = Member { identity, pid, control, lane, ports: BTreeSet::new(), drains_last: false };
+        let member = Member { identity, pid, control, lane, log, ports: BTreeSet::new(), drains_last: false };
         self.fleet.insert(identity.worker, member);
         self.unsent.push(Notice::Forked(identity.worker));
         None
@@ -411,6 +435,29 @@ impl Shell {
             // It matters to a load balancer only, and who cannot hear this will not hear of the drain.
             _ = member.control.send_now(&ToWorker::StopSoon, &[]);
         }
+    }
+
+    /// Tells everybody that log files were renamed, and gives those workers a new one whose output the primary has opened.
+    fn reopen_logs(&mut self) {
+        for member in self.fleet.values() {
+            let file = member.log.as_ref().map(LogFile::open).transpose();
+            if let Err(error) = &file {
+                let text = format_args!("its output goes on where it went: {error}");
+                self.reporter.worker(Level::ERROR, member.identity, Some(member.pid), text);
+            }
+            let file = file.ok().flatten();
+            let fds: Vec<_> = file.iter().map(AsFd::as_fd).collect();
+            match member.control.send_now(&ToWorker::Reopen, &fds) {
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
+                    let text = "does not read its control lane, so it cannot be told to open its logs anew";
+                    self.reporter.worker(Level::WARN, member.identity, Some(member.pid), text);
+                }
+                // One that is gone has no logs.
+                Ok(()) | Err(_) => {}
+            }
+        }
+        self.reporter.cluster(Level::INFO, "log files are opened anew");
+        self.unsent.push(Notice::ReopenLogs);
     }
 
     fn kill(&self, worker: WorkerId, signal: Signal) {

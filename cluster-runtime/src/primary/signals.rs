@@ -21,11 +21,13 @@ pub(super) enum Request {
     Interrupt,
     /// HUP: a new generation takes over.
     Reload,
+    /// USR1: log files were renamed.
+    ReopenLogs,
     /// TTIN from a process: one worker more.
     OneMore,
     /// TTOU from a process: one worker fewer.
     OneFewer,
-    /// USR1 or USR2 without a meaning yet.
+    /// USR2 without a meaning yet.
     Unknown(&'static str),
 }
 
@@ -67,7 +69,7 @@ impl Signals {
             () = received(&mut self.quit) => Request::Terminate,
             () = received(&mut self.interrupt) => Request::Interrupt,
             () = received(&mut self.hang_up) => self.hang_up_request,
-            _ = self.user_1.recv() => Request::Unknown("USR1"),
+            _ = self.user_1.recv() => Request::ReopenLogs,
             _ = self.user_2.recv() => Request::Unknown("USR2"),
             request = self.scaling.next() => request,
         }

@@ -16,6 +16,7 @@ use nix::unistd::Pid;
 use tokio::io::Interest;
 use tokio::io::unix::AsyncFd;
 
+use super::workplace::{LogFile, Place};
 use crate::boot::{self, Identity, Lanes};
 use crate::control::{self, Control};
 use crate::{ExitStatus, os};
@@ -39,6 +40,7 @@ pub(super) struct Spawned {
     pub(super) child: Child,
     pub(super) control: Control,
     pub(super) messages: OwnedFd,
+    pub(super) log: Option<LogFile>,
 }
 
 impl Image {
@@ -61,8 +63,8 @@ impl Image {
         Ok(Self { file, arguments: env::args_os().collect() })
     }
 
-    /// Spawns one worker. Call it on the main thread, inside the runtime.
-    pub(super) fn spawn(&self, identity: Identity) -> io::Result<Spawned> {
+    /// Spawns one worker in its place. Call it on the main thread, inside the runtime.
+    pub(super) fn spawn(&self, identity: Identity, mut place: Place<'_>) -> io::Result<Spawned> {
         let (control, theirs) = control::pair()?;
         let (messages, their_messages) = UnixStream::pair()?;
         let lanes = Lanes { control: theirs, messages: their_messages.into() };
@@ -73,11 +75,14 @@ impl Image {
         // A group of its own, so that a terminal's Ctrl-C reaches the primary only; and no terminal to read from, which a
         // process in the background is stopped for.
         command.process_group(0).stdin(Stdio::null());
+        place.furnish(&mut command)?;
         boot::mark_worker(&mut command, identity, &lanes);
-        let pid = Pid::from_raw(command.spawn()?.id().cast_signed());
+        let spawned = command.spawn().map_err(|error| place.explain(error))?;
+        let pid = Pid::from_raw(spawned.id().cast_signed());
         let child = Child::new(pid).inspect_err(|_| abandon(pid))?;
         let control = Control::new(control).inspect_err(|_| abandon(pid))?;
-        Ok(Spawned { child, control, messages: messages.into() })
+        let log = place.take(pid);
+        Ok(Spawned { child, control, messages: messages.into(), log })
     }
 }
 

@@ -13,6 +13,7 @@ use std::ops::Deref;
 use std::os::fd::{AsFd as _, OwnedFd};
 use std::process::exit;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use tokio::runtime::{Builder, Runtime};
@@ -47,9 +48,11 @@ pub struct Worker<Up: Message = NoMessages, Down: Message = NoMessages> {
 }
 
 /// The worker that this code runs in; from [`worker`], or by dereferencing a [`Worker`].
-#[derive(Clone, Debug)]
+#[derive(Debug)]
 pub struct CurrentWorker {
     process: Arc<Process>,
+    /// Up to which order to open logs anew this handle has heard of them.
+    reopens_seen: AtomicU64,
 }
 
 /// The worker that this code runs in.
@@ -64,10 +67,22 @@ pub struct CurrentWorker {
 /// In a process that is no worker, such as the primary; [`is_worker`](crate::is_worker) tells.
 #[must_use]
 pub fn worker() -> CurrentWorker {
-    CurrentWorker { process: Arc::clone(Process::current()) }
+    CurrentWorker::of(Arc::clone(Process::current()))
+}
+
+impl Clone for CurrentWorker {
+    fn clone(&self) -> Self {
+        let reopens_seen = self.reopens_seen.load(Ordering::Relaxed).into();
+        Self { process: Arc::clone(&self.process), reopens_seen }
+    }
 }
 
 impl CurrentWorker {
+    fn of(process: Arc<Process>) -> Self {
+        let reopens_seen = (*process.reopens().borrow()).into();
+        Self { process, reopens_seen }
+    }
+
     /// This worker's id, never used again in this cluster.
     #[must_use]
     pub fn id(&self) -> WorkerId {
@@ -163,6 +178,36 @@ impl CurrentWorker {
     #[must_use]
     pub fn is_healthy(&self) -> bool {
         self.process.is_healthy()
+    }
+
+    /// Waits until USR1 comes to the primary: log files were renamed, so open those anew that this program writes.
+    ///
+    /// What goes to [`Output::File`](crate::Output::File) goes to the new file already when this completes.
+    ///
+    /// ```no_run
+    /// # async fn f(path: &str) -> std::io::Result<()> {
+    /// # fn use_from_now_on(_: std::fs::File) {}
+    /// let worker = cluster::worker(); // kept, so that nothing is missed between two turns of the loop
+    /// loop {
+    ///     worker.logs_to_reopen().await;
+    ///     use_from_now_on(std::fs::File::options().append(true).create(true).open(path)?);
+    /// }
+    /// # }
+    /// ```
+    ///
+    /// Each handle counts for itself, from when it was made by [`worker`] or given to `main`; a clone goes on from where the original
+    /// is. A USR1 that came since the last call on this handle completed, completes the next one at once; several are as one. Calls that
+    /// wait on one handle at the same time all complete.
+    ///
+    /// # Cancel safety
+    /// Cancel safe: dropped before it has completed, nothing counts as heard.
+    pub async fn logs_to_reopen(&self) {
+        let seen = self.reopens_seen.load(Ordering::Relaxed);
+        let mut reopens = self.process.reopens();
+        // An error would mean that the process is gone, which this handle keeps.
+        if let Ok(count) = reopens.wait_for(|count| *count > seen).await {
+            self.reopens_seen.fetch_max(*count, Ordering::Relaxed);
+        }
     }
 
     /// Leaves the cluster gracefully: this worker drains and, unless the policy is never to restart, is replaced at once.
@@ -289,7 +334,7 @@ pub(crate) fn live<M: WorkerMain<A>, A>(inherited: Inheritance, settings: Settin
         }
         let lane = Lane::new(Arc::default());
         tokio::spawn(leave_if_violated(lane.drive(messages.into()), Arc::clone(&process)));
-        let worker = Worker { current: CurrentWorker { process: Arc::clone(&process) }, lane: lane.clone() };
+        let worker = Worker { current: CurrentWorker::of(Arc::clone(&process)), lane: lane.clone() };
         let output = tokio::select! {
             output = main.start(worker) => Some(output),
             () = nothing_left_to_do(&process) => None,
@@ -359,6 +404,8 @@ async fn shake_hands<Up: Message, Down: Message>(control: &Control) -> Option<We
                 let fds = fds.try_into().ok()?;
                 return Some(Welcome { grace, line, fds, mailboxes, drain });
             }
+            // No code of the user's has run, so none of its files is open.
+            Ok(Some((ToWorker::Reopen, fds))) => process::redirect_output(&fds),
             // The cluster stops already. Connections may wait for this worker, so it goes on, to serve and to drain.
             Ok(Some((order @ ToWorker::Drain { .. }, _))) => drain = Some(order),
             // The primary says why; two voices would say it twice.

@@ -52,6 +52,8 @@ pub(crate) struct Process {
     phase: watch::Sender<Phase>,
     /// Whether it is not running any more: the same for those who ask often.
     draining: AtomicBool,
+    /// How often this worker was told to open its logs anew.
+    reopens: watch::Sender<u64>,
     grace: Duration,
     /// As it is set; a drain may not have room for all of it.
     drain_spread: Duration,
@@ -148,6 +150,7 @@ impl Process {
             control: ControlHandle(control),
             phase: watch::Sender::new(Phase::Running),
             draining: AtomicBool::new(false),
+            reopens: watch::Sender::new(0),
             grace,
             drain_spread,
             stops_soon: AtomicBool::new(false),
@@ -173,6 +176,10 @@ impl Process {
 
     pub(crate) fn is_draining(&self) -> bool {
         self.draining.load(Ordering::Relaxed)
+    }
+
+    pub(super) fn reopens(&self) -> watch::Receiver<u64> {
+        self.reopens.subscribe()
     }
 
     pub(crate) fn reception(&self) -> &Reception {
@@ -323,6 +330,10 @@ impl Process {
                     _ = waiter.send(answer);
                 }
             }
+            ToWorker::Reopen => {
+                redirect_output(&fds);
+                self.reopens.send_modify(|count| *count += 1);
+            }
             ToWorker::Mailboxes { first } => self.reception.exchange().mailboxes().add(first, fds),
             // They belong to the handshake.
             ToWorker::Welcome { .. } | ToWorker::Refused => {}
@@ -338,6 +349,16 @@ impl Process {
 impl Drop for Claim {
     fn drop(&mut self) {
         self.process.ports().claimed.retain(|key| *key != self.key);
+    }
+}
+
+/// Puts the file that came along, if one did, in the place of stdout and stderr.
+pub(super) fn redirect_output(fds: &[OwnedFd]) {
+    if let Some(file) = fds.first() {
+        let done = nix::unistd::dup2_stdout(file).and_then(|()| nix::unistd::dup2_stderr(file));
+        if let Err(error) = done {
+            tracing::error!(%error, "the output goes on where it went");
+        }
     }
 }
 
