@@ -7,6 +7,7 @@
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd, RawFd};
 use std::process::Command;
 use std::sync::OnceLock;
+use std::sync::atomic::AtomicBool;
 use std::{fmt, io};
 
 use nix::sys::signal::{SigSet, Signal};
@@ -17,6 +18,9 @@ use crate::{WorkerId, os};
 
 /// The environment variable that makes a process a worker.
 pub(crate) const MARK: &str = "CLUSTER_WORKER";
+/// How the mark begins of a process that is no worker: the next program of a primary, or one that is tried for that. A program that
+/// does not know of such things takes it for a worker's, and refuses it with a clear text.
+const NO_WORKER: &str = "2 ";
 
 /// Where the service manager listens; see `sd_notify(3)`.
 pub(crate) const NOTIFY_SOCKET: &str = "NOTIFY_SOCKET";
@@ -34,6 +38,27 @@ const OUTLIVED: [Signal; 6] =
 pub(crate) enum Role {
     Primary,
     Worker(Inheritance),
+    /// The program that a running primary has become.
+    Successor(Succession),
+    /// A program that is asked whether it could.
+    Trial(Trial),
+}
+
+/// What the next program of a primary gets.
+pub(crate) struct Succession {
+    /// What the primary leaves.
+    pub(crate) state: OwnedFd,
+    /// This is the program that was, and the one after it did not go on because of this.
+    pub(crate) reason: Option<OwnedFd>,
+    /// It has been taken over: there is nothing any more to give back.
+    pub(crate) is_settled: AtomicBool,
+}
+
+/// What a program gets that is tried.
+pub(crate) struct Trial {
+    pub(crate) state: OwnedFd,
+    /// Where the answer goes.
+    pub(crate) verdict: OwnedFd,
 }
 
 /// Who a worker is, fixed when it was spawned.
@@ -65,7 +90,8 @@ pub(crate) struct Lanes {
 /// once it calls `run`; what a worker itself starts is no worker.
 #[must_use]
 pub fn is_worker() -> bool {
-    *IS_WORKER.get_or_init(|| std::env::var_os(MARK).is_some())
+    let is_worker = |mark: std::ffi::OsString| !mark.as_encoded_bytes().starts_with(NO_WORKER.as_bytes());
+    *IS_WORKER.get_or_init(|| std::env::var_os(MARK).is_some_and(is_worker))
 }
 
 /// Whether this process is not a worker: the counterpart of [`is_worker`].
@@ -81,7 +107,14 @@ static IS_WORKER: OnceLock<bool> = OnceLock::new();
 /// Call it once, first thing in `main`.
 pub(crate) fn take_role() -> Result<Role, BootError> {
     if !is_worker() {
-        return Ok(Role::Primary);
+        return match std::env::var_os(MARK) {
+            None => Ok(Role::Primary),
+            Some(text) => {
+                os::remove_env(MARK).map_err(BootError::Os)?;
+                let text = text.to_string_lossy().into_owned();
+                primary_role(&text).ok_or(BootError::Mark(text))
+            }
+        };
     }
     // Taken for a worker at the first look, but the mark is gone: `run` was called a second time.
     let text = std::env::var_os(MARK).ok_or(BootError::Twice)?;
@@ -90,6 +123,41 @@ pub(crate) fn take_role() -> Result<Role, BootError> {
     os::outlive(&OUTLIVED).map_err(BootError::Os)?;
     SigSet::from_iter(OUTLIVED).thread_unblock().map_err(|error| BootError::Os(error.into()))?;
     mark.claim().map(Role::Worker)
+}
+
+/// The mark of the next program of this primary, as a line of the environment.
+pub(crate) fn succession_mark(state: &OwnedFd, reason: Option<&OwnedFd>) -> std::ffi::OsString {
+    let reason = reason.map_or(-1, AsRawFd::as_raw_fd);
+    format!("{MARK}={NO_WORKER}primary={} state={} reason={reason}", Pid::this(), state.as_raw_fd()).into()
+}
+
+/// Makes `command` try whether its program could go on with what `state` holds.
+pub(crate) fn mark_trial(command: &mut Command, state: &OwnedFd, verdict: &OwnedFd) {
+    let (state, verdict) = (state.as_raw_fd(), verdict.as_raw_fd());
+    command.env(MARK, format!("{NO_WORKER}primary={} state={state} verdict={verdict}", Pid::this()));
+    OF_THE_MANAGER.into_iter().for_each(|name| _ = command.env_remove(name));
+    os::prepare_child(command, vec![state, verdict], SigSet::empty());
+    os::die_with_parent(command);
+}
+
+/// Reads such a mark; `None` if no primary has made it for this process.
+fn primary_role(text: &str) -> Option<Role> {
+    let mut words = text.strip_prefix(NO_WORKER)?.split(' ');
+    let primary: i32 = words.next()?.strip_prefix("primary=")?.parse().ok()?;
+    let state: RawFd = words.next()?.strip_prefix("state=")?.parse().ok()?;
+    let (key, number) = words.next()?.split_once('=')?;
+    let number: RawFd = number.parse().ok()?;
+    let adopt = |number| if number > 2 { os::adopt_inherited(number).ok() } else { None };
+    match key {
+        "reason" if Pid::this().as_raw() == primary => {
+            let is_settled = AtomicBool::new(false);
+            Some(Role::Successor(Succession { state: adopt(state)?, reason: adopt(number), is_settled }))
+        }
+        "verdict" if getppid().as_raw() == primary && state != number => {
+            Some(Role::Trial(Trial { state: adopt(state)?, verdict: adopt(number)? }))
+        }
+        _ => None,
+    }
 }
 
 /// The primary's end: makes `command` spawn the worker `identity` with its ends of the lanes.
@@ -219,6 +287,16 @@ mod tests {
         let identity = Identity { worker: WorkerId::new(17), slot: 2, generation: 1 };
         let mark = Mark { identity, primary: Pid::from_raw(812), control: 9, messages: 11 };
         assert_eq!(Mark::parse(&mark.to_string()), Some(mark));
+    }
+
+    #[test]
+    fn the_mark_of_another_process_makes_nobody_a_primary() {
+        let other = std::process::id() + 1;
+        for text in ["2 ", "2 primary=1 state=7", "2 primary=x state=7 reason=-1", "1 primary=1 state=7 reason=-1"] {
+            assert!(primary_role(text).is_none(), "{text}");
+        }
+        assert!(primary_role(&format!("2 primary={other} state=7 reason=-1")).is_none());
+        assert!(primary_role(&format!("2 primary={other} state=7 verdict=8")).is_none());
     }
 
     #[test]

@@ -18,7 +18,7 @@ use crate::listen::{Address, PortId, PortRequest, Refusal};
 use crate::os;
 
 /// The first byte of every packet; raised whenever the vocabulary below changes.
-const PROTOCOL: u8 = 3;
+pub(crate) const PROTOCOL: u8 = 3;
 /// No packet is larger. Text in them is cut to fit.
 const LARGEST_PACKET: usize = 4096;
 
@@ -107,6 +107,11 @@ impl Control {
     /// Must be called inside a tokio runtime.
     pub(crate) fn new(socket: OwnedFd) -> io::Result<Self> {
         Ok(Self { socket: os::register(socket, Interest::READABLE | Interest::WRITABLE)? })
+    }
+
+    /// The socket itself.
+    pub(crate) fn as_fd(&self) -> BorrowedFd<'_> {
+        self.socket.get_ref().as_fd()
     }
 
     /// Sends one packet, waiting for room in the socket. Cancel safe: it was sent or it was not.

@@ -99,7 +99,7 @@ pub use listen::{
     Address, Dispatch, Listener, Load, Loads, Placement, Port, Readiness, Sticky, Stream, ToAddress, UdpSocket, listen,
     udp,
 };
-pub use primary::{Event, OrderError, Primary, PrimaryHandle, ReloadError, WorkerInfo, WorkerState};
+pub use primary::{Event, OrderError, Primary, PrimaryHandle, ReloadError, UpgradeError, WorkerInfo, WorkerState};
 pub use run::{PrimaryMain, PrimaryOutput, WorkerMain, run};
 #[cfg(feature = "axum")]
 pub use serve::{Http, serve};

@@ -66,10 +66,22 @@ pub(crate) fn adopt_inherited(number: RawFd) -> io::Result<OwnedFd> {
 
 /// Lets a descriptor stay open, under its number, when this process executes another program. So does each program that is started
 /// meanwhile.
-#[cfg_attr(not(test), expect(dead_code, reason = "for the upgrade of a running primary"))]
-pub(crate) fn keep_on_exec(fd: BorrowedFd<'_>) -> io::Result<()> {
+pub(crate) fn keep_number_on_exec(number: RawFd) -> io::Result<()> {
+    // SAFETY: the borrow lives for one fcntl call only, and a number that is not open makes it fail cleanly.
+    keep_on_exec(unsafe { BorrowedFd::borrow_raw(number) })
+}
+
+fn keep_on_exec(fd: BorrowedFd<'_>) -> io::Result<()> {
     fcntl(fd, FcntlArg::F_SETFD(FdFlag::empty()))?;
     Ok(())
+}
+
+/// A second descriptor, closed on exec, for what is open as `number`, which stays open.
+pub(crate) fn duplicate(number: RawFd) -> io::Result<OwnedFd> {
+    // SAFETY: the borrow lives for one fcntl call only, and a number that is not open makes it fail cleanly.
+    let duplicate = fcntl(unsafe { BorrowedFd::borrow_raw(number) }, FcntlArg::F_DUPFD_CLOEXEC(3))?;
+    // SAFETY: the kernel has just made this descriptor for us.
+    Ok(unsafe { OwnedFd::from_raw_fd(duplicate) })
 }
 
 /// Takes ownership of the descriptor `number` if it is a socket that listens or receives datagrams and that this process
@@ -190,6 +202,12 @@ pub(crate) fn refused_change(error: &io::Error) -> Option<(usize, io::Error)> {
 /// A child has one number to say why it cannot be executed. The kernel's errors end at 4095, so the upper bits are free.
 const ERRNO_BITS: u32 = 16;
 
+/// Has the child of `command` killed when this thread ends; so spawn it from the main thread.
+pub(crate) fn die_with_parent(command: &mut Command) {
+    // SAFETY: the closure makes one system call only.
+    unsafe { command.pre_exec(|| Ok(nix::sys::prctl::set_pdeathsig(Signal::SIGKILL)?)) };
+}
+
 /// Opens a descriptor that becomes readable when the process ends.
 pub(crate) fn pidfd_open(pid: Pid) -> io::Result<OwnedFd> {
     // SAFETY: the call takes two integers and touches no memory of ours.
@@ -242,6 +260,24 @@ pub(crate) fn was_terminated() -> bool {
 }
 
 static TERMINATED: AtomicBool = AtomicBool::new(false);
+
+/// Leaves the signals that mean something to a primary to its main thread: one that another thread takes cannot wait for the program
+/// that this process is about to become.
+pub(crate) fn leave_signals_to_main() {
+    let all = [
+        Signal::SIGCHLD,
+        Signal::SIGHUP,
+        Signal::SIGINT,
+        Signal::SIGPWR,
+        Signal::SIGQUIT,
+        Signal::SIGTERM,
+        Signal::SIGTTIN,
+        Signal::SIGTTOU,
+        Signal::SIGUSR1,
+        Signal::SIGUSR2,
+    ];
+    _ = SigSet::from_iter(all).thread_block();
+}
 
 /// Whether whoever started this process made it ignore `signal`, as `nohup` does.
 pub(crate) fn is_ignored(signal: Signal) -> bool {
@@ -324,7 +360,6 @@ pub(crate) fn map_sheet(fd: BorrowedFd<'_>) -> io::Result<&'static Sheet> {
 pub(crate) const MOST_STATE: usize = 1 << 30;
 
 /// Keeps state for the program that this process is about to become: in memory, and nobody can change it any more.
-#[cfg_attr(not(test), expect(dead_code, reason = "for the upgrade of a running primary"))]
 pub(crate) fn create_state(bytes: &[u8]) -> io::Result<OwnedFd> {
     if bytes.len() > MOST_STATE {
         return Err(state_of_size(bytes.len() as u64));
@@ -336,9 +371,8 @@ pub(crate) fn create_state(bytes: &[u8]) -> io::Result<OwnedFd> {
 }
 
 /// What [`create_state`] was given.
-#[cfg_attr(not(test), expect(dead_code, reason = "for the upgrade of a running primary"))]
-pub(crate) fn read_state(fd: OwnedFd) -> io::Result<Vec<u8>> {
-    let file = File::from(fd);
+pub(crate) fn read_state(fd: &OwnedFd) -> io::Result<Vec<u8>> {
+    let file = File::from(fd.try_clone()?);
     // What is no memory file has no seals, which is an error here.
     let seals = SealFlag::from_bits_retain(fcntl(&file, FcntlArg::F_GET_SEALS)?);
     if !seals.contains(STATE_SEALS) {
@@ -474,20 +508,20 @@ mod tests {
         assert!(file.write_all(b"more").is_err());
         assert!(file.set_len(1).is_err());
         assert!(fcntl(&fd, FcntlArg::F_ADD_SEALS(SealFlag::F_SEAL_FUTURE_WRITE)).is_err());
-        assert_eq!(read_state(fd).unwrap(), bytes);
-        assert_eq!(read_state(create_state(&[]).unwrap()).unwrap(), b"");
+        assert_eq!(read_state(&fd).unwrap(), bytes);
+        assert_eq!(read_state(&create_state(&[]).unwrap()).unwrap(), b"");
     }
 
     #[test]
     fn what_is_no_state_is_refused() {
         let unsealed = memfd_create(c"plain", MFdFlags::MFD_ALLOW_SEALING).unwrap();
-        assert!(read_state(unsealed).is_err());
+        assert!(read_state(&unsealed).is_err());
         let (end, _other) = std::os::unix::net::UnixStream::pair().unwrap();
-        assert!(read_state(end.into()).is_err());
+        assert!(read_state(&end.into()).is_err());
         let huge = File::from(memfd_create(c"huge", MFdFlags::MFD_ALLOW_SEALING).unwrap());
         huge.set_len(MOST_STATE as u64 + 1).unwrap();
         fcntl(&huge, FcntlArg::F_ADD_SEALS(STATE_SEALS)).unwrap();
-        assert_eq!(read_state(huge.into()).unwrap_err().kind(), io::ErrorKind::FileTooLarge);
+        assert_eq!(read_state(&huge.into()).unwrap_err().kind(), io::ErrorKind::FileTooLarge);
     }
 
     #[test]

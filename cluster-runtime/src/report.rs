@@ -14,6 +14,7 @@ use nix::unistd::Pid;
 use tracing::Level;
 
 use crate::boot::Identity;
+use crate::os;
 
 /// Where reports go. Never waits.
 #[derive(Debug)]
@@ -77,6 +78,7 @@ pub(crate) fn say(line: impl fmt::Display) {
 }
 
 fn tell_all(entries: &Receiver<Entry>, quiet: bool) {
+    os::leave_signals_to_main();
     for entry in entries {
         // A subscriber that panics has told the panic hook; the next report may fare better.
         _ = catch_unwind(AssertUnwindSafe(|| tell(entry, quiet)));

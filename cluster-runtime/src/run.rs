@@ -41,11 +41,19 @@ where
     P: PrimaryMain<M::Up, M::Down>,
 {
     let role = boot::take_role().unwrap_or_else(|error| refuse(&error));
-    let (settings, primary) = config.resolve().unwrap_or_else(|error| refuse(&error));
-    match role {
-        Role::Worker(inherited) => worker::live(inherited, settings, main),
-        Role::Primary => exit(primary::reign::<P, M::Up, M::Down>(settings, primary).into()),
-    }
+    let resolved = config.resolve();
+    let (succession, (settings, primary)) = match (role, resolved) {
+        (Role::Trial(trial), resolved) => {
+            let settings = resolved.as_ref().map(|(settings, _)| settings).map_err(ToString::to_string);
+            exit(primary::answer::<M::Up, M::Down>(&trial, settings).into())
+        }
+        (Role::Successor(succession), Err(error)) => primary::go_back(&succession, &error.to_string()),
+        (Role::Worker(_) | Role::Primary, Err(error)) => refuse(&error),
+        (Role::Worker(inherited), Ok((settings, _))) => return worker::live(inherited, settings, main),
+        (Role::Successor(succession), Ok(resolved)) => (Some(succession), resolved),
+        (Role::Primary, Ok(resolved)) => (None, resolved),
+    };
+    exit(primary::reign::<P, M::Up, M::Down>(settings, primary, succession).into())
 }
 
 /// An async function that can be a worker's `main`: without arguments, or with one [`Worker`].

@@ -9,7 +9,7 @@ use axum::Router;
 use axum::body::Bytes;
 use axum::extract::{Path, State};
 use axum::routing::{get, post};
-use cluster::{Event, Message, Primary, PrimaryHandle, Reply, Worker, WorkerId};
+use cluster::{Config, Event, Message, Primary, PrimaryHandle, Reply, Worker, WorkerId};
 use tokio::time::sleep;
 
 #[derive(Debug, Message)]
@@ -22,11 +22,36 @@ enum ToPrimary {
     Begin {
         order: String,
     },
+    Hit,
+    Total(Reply<u64>),
+    /// Never answered.
+    Forget(Reply<u64>),
 }
 
-#[cluster::main(workers = 2, primary = obey)]
-async fn main(worker: Worker<ToPrimary>) -> cluster::Result {
+fn main() -> cluster::Result {
+    let mark = std::env::var("CLUSTER_WORKER").unwrap_or_default();
+    let mut config = Config::new().workers(2);
+    // As the next program of a primary, or one that is tried for it.
+    if let Some(role) = mark.strip_prefix("2 ") {
+        let is_trial = role.contains("verdict=");
+        let is_first = !role.contains("reason=-1");
+        match (mode().0.as_str(), is_trial) {
+            ("trial-hangs", true) => std::thread::sleep(Duration::from_secs(600)),
+            ("trial-crashes", true) => std::process::abort(),
+            ("trial-exits", true) => std::process::exit(0),
+            // It could go on, and cannot. The program that was can.
+            ("trial-lies", false) if !is_first => config = config.grace(Duration::MAX),
+            _ => {}
+        }
+    }
+    cluster::run(config.primary(obey), work)
+}
+
+async fn work(worker: Worker<ToPrimary>) -> cluster::Result {
     let (mode, release) = mode();
+    if mode == "chatty" {
+        tokio::spawn(chat(worker.clone()));
+    }
     match mode.as_str() {
         "slow" => sleep(Duration::from_secs(2)).await,
         "hang" => std::future::pending().await,
@@ -41,6 +66,9 @@ async fn main(worker: Worker<ToPrimary>) -> cluster::Result {
         .route("/do/{order}", get(order))
         .route("/begin/{order}", get(begin))
         .route("/slow/{ms}", get(slow))
+        .route("/hit", get(hit))
+        .route("/total", get(total))
+        .route("/forget", get(forget))
         .route("/length", post(async |body: Bytes| body.len().to_string()))
         .route("/spin", get(spin))
         .route("/block", get(async || std::thread::sleep(Duration::from_secs(60))))
@@ -61,7 +89,10 @@ fn mode() -> (String, String) {
     (words.next().unwrap_or_default(), words.next().unwrap_or_default())
 }
 
-async fn obey(mut primary: Primary<ToPrimary>) {
+async fn obey(mut primary: Primary<ToPrimary>) -> cluster::Result {
+    let mut hits: u64 = primary.carried()?.unwrap_or_default();
+    let (mut forgotten, mode) = (Vec::new(), mode().0);
+    println!("begins with {hits} hits");
     while let Some(event) = primary.next().await {
         match event {
             Event::Message(_, ToPrimary::Do { order, outcome }) => {
@@ -72,10 +103,39 @@ async fn obey(mut primary: Primary<ToPrimary>) {
                 let handle = primary.handle();
                 tokio::spawn(async move { println!("done: {order}: {}", carry_out(&handle, &order).await) });
             }
+            // As fast as a slow function is.
+            Event::Message(_, ToPrimary::Hit) => {
+                hits += 1;
+                if mode == "chatty" && hits % 10 == 0 {
+                    sleep(Duration::from_millis(1)).await;
+                }
+            }
+            Event::Message(_, ToPrimary::Total(reply)) => reply.send(hits),
+            Event::Message(_, ToPrimary::Forget(reply)) => forgotten.push(reply),
+            Event::Upgrading => {
+                println!("Upgrading");
+                primary.carry(&hits)?;
+            }
             event => println!("{event:?}"),
         }
     }
+    println!("ends with {hits} hits");
+    if mode == "blocked" {
+        std::future::pending().await
+    }
+    Ok(())
 }
+
+/// Sends as fast as it may.
+async fn chat(worker: Worker<ToPrimary>) {
+    for _ in 0..CHAT {
+        worker.send(ToPrimary::Hit).await.expect("the primary lives");
+    }
+    println!("has sent all");
+}
+
+/// Messages of a chatty worker.
+const CHAT: usize = 20_000;
 
 /// An order is a word, or a word and numbers, with dashes between.
 async fn carry_out(primary: &PrimaryHandle<ToPrimary>, order: &str) -> String {
@@ -86,6 +146,7 @@ async fn carry_out(primary: &PrimaryHandle<ToPrimary>, order: &str) -> String {
         found.expect("a worker's number").id
     };
     match words[0] {
+        "upgrade" => format!("{:?}", primary.upgrade().await.map_err(|error| error.to_string())),
         "reload" => format!("{:?}", primary.reload().await.map_err(|error| error.to_string())),
         "scale" => format!("{:?}", primary.scale(number(1) as usize).await.map_err(|error| error.to_string())),
         "fork" => format!("{:?}", primary.fork().await),
@@ -108,6 +169,18 @@ async fn begin(State(worker): State<Worker<ToPrimary>>, Path(order): Path<String
 
 async fn who(State(worker): State<Worker<ToPrimary>>) -> String {
     format!("{} {} {} {}", worker.id(), worker.slot(), worker.generation(), std::process::id())
+}
+
+async fn hit(State(worker): State<Worker<ToPrimary>>) {
+    worker.send(ToPrimary::Hit).await.expect("the primary lives");
+}
+
+async fn total(State(worker): State<Worker<ToPrimary>>) -> String {
+    worker.call(ToPrimary::Total).await.map_or_else(|error| error.to_string(), |total| total.to_string())
+}
+
+async fn forget(State(worker): State<Worker<ToPrimary>>) -> String {
+    worker.call(ToPrimary::Forget).await.map_or_else(|error| error.to_string(), |total| total.to_string())
 }
 
 async fn slow(Path(ms): Path<u64>) -> String {

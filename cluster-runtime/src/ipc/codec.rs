@@ -39,7 +39,6 @@ pub(crate) fn decode<T: DeserializeOwned>(bytes: &[u8]) -> Result<T, String> {
 }
 
 /// [`encode`] for what one program hands down to the next, which may be as large as [`MOST_STATE`].
-#[cfg_attr(not(test), expect(dead_code, reason = "for the upgrade of a running primary"))]
 pub(crate) fn encode_state<T: Serialize>(value: &T) -> Result<Vec<u8>, String> {
     let mut bytes = Vec::new();
     encode_by(STATE_CONFIG, value, |piece| bytes.extend_from_slice(piece))?;
@@ -47,7 +46,6 @@ pub(crate) fn encode_state<T: Serialize>(value: &T) -> Result<Vec<u8>, String> {
 }
 
 /// [`decode`] for what [`encode_state`] has made.
-#[cfg_attr(not(test), expect(dead_code, reason = "for the upgrade of a running primary"))]
 pub(crate) fn decode_state<T: DeserializeOwned>(bytes: &[u8]) -> Result<T, String> {
     decode_by(STATE_CONFIG, bytes)
 }

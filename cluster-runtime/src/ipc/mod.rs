@@ -231,7 +231,6 @@ impl<Out: Message, In: Message> Lane<Out, In> {
     ///
     /// Cancel safety: if the future is dropped, the lane goes on as before; or, if its driver had stopped already, the next
     /// call returns the parts.
-    #[cfg_attr(not(test), expect(dead_code, reason = "for the upgrade of a running primary"))]
     pub(crate) async fn suspend(&self, within: Duration) -> Result<(Suspended, Option<UnixStream>), Elapsed> {
         self.core().suspended(within).await
     }
@@ -242,7 +241,6 @@ impl<Out: Message, In: Message> Lane<Out, In> {
     ///
     /// # Errors
     /// When this is not the state of a lane; the text says why.
-    #[cfg_attr(not(test), expect(dead_code, reason = "for the upgrade of a running primary"))]
     pub(crate) fn resume(suspended: Suspended, arrivals: Arc<Notify>) -> Result<Self, String> {
         let core = Core::resume(suspended, arrivals)?;
         Ok(Self { replies: Replies::new(Arc::new(core)), types: PhantomData })

@@ -246,6 +246,11 @@ impl Registry {
         }
     }
 
+    /// The real address of a port.
+    pub(crate) fn address(&self, port: PortId) -> Option<Address> {
+        self.port(port).map(|port| port.address.clone())
+    }
+
     /// The real addresses, each with whether HTTP is spoken there.
     pub(crate) fn addresses(&self) -> Vec<(Address, bool)> {
         let mut all: Vec<_> = self.ports.iter().flatten().map(|port| (port.address.clone(), port.http)).collect();

@@ -34,6 +34,10 @@ pub enum Event<Up> {
     Message(WorkerId, Up),
     /// Its messages have ended.
     Disconnected(WorkerId),
+    /// The primary is about to become another program, in the same process: the last event. What has to go on there, give to
+    /// [`carry`](crate::PrimaryHandle::carry), and return; the next program's primary function starts then, and hears of every worker
+    /// from [`Forked`](Self::Forked) on as if it were new. Messages that nobody has taken wait for it.
+    Upgrading,
     /// It was reaped, or could not be spawned; why and how it ended.
     Exited(WorkerId, Exit),
     /// USR1 came to the primary: log files were renamed, so open those anew that this function writes. The workers are told the same.

@@ -3,23 +3,27 @@
 //! Whatever the function does, block or panic, the supervisor on the main thread goes on.
 
 use std::any::Any;
+use std::collections::BTreeMap;
 use std::os::fd::OwnedFd;
 use std::os::unix::net::UnixStream;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
+use std::time::Duration;
 use std::{io, thread};
 
+use bytes::Bytes;
 use tokio::runtime::{Builder, Runtime};
-use tokio::sync::{Notify, mpsc};
+use tokio::sync::{Notify, mpsc, oneshot};
+use tokio::time::timeout;
 
 use super::Happening;
 use super::event::Event;
-use super::handle::{News, Primary, Shared};
+use super::handle::{Leave, News, Primary, Shared};
 use super::roster::Roster;
-use crate::ipc::{LaneEnd, Message};
+use crate::ipc::{LaneEnd, Message, Suspended};
 use crate::listen::Address;
 use crate::run::PrimaryMain;
-use crate::{Exit, WorkerId};
+use crate::{Exit, WorkerId, os};
 
 /// What the shell tells the user's thread.
 #[derive(Debug)]
@@ -28,21 +32,48 @@ pub(super) enum Notice {
     Forked(WorkerId),
     /// With the primary's end of its messages lane.
     Online(WorkerId, OwnedFd),
+    /// It lives since before the upgrade, and this is where its messages stand.
+    Continued(WorkerId, Suspended),
+    /// The same for one that was online; without a socket if its lane had ended.
+    OnlineAgain(WorkerId, Option<OwnedFd>),
+    /// One that is gone since before the upgrade, and has left these messages.
+    Departed(WorkerId, Suspended, Exit),
     Listening(WorkerId, Address),
     Ready(WorkerId),
     Exited(WorkerId, Exit),
     ReopenLogs,
+    /// The primary is about to become another program.
+    Upgrading,
+    /// Take all lanes apart; nothing follows.
+    Suspend(oneshot::Sender<io::Result<LeftBehind>>),
     /// The last worker was reaped and none will come.
     Ended,
 }
 
+/// What the user's thread leaves for the next program.
+#[derive(Debug)]
+pub(super) struct LeftBehind {
+    pub(super) lanes: BTreeMap<WorkerId, (Suspended, Option<OwnedFd>)>,
+    pub(super) departed: Vec<(WorkerId, Suspended, Exit)>,
+    pub(super) carried: Option<Bytes>,
+}
+
+/// What the user's thread has in common with the shell beside the notices.
+#[derive(Clone, Debug)]
+pub(super) struct Common {
+    pub(super) roster: Arc<Roster>,
+    pub(super) stop: Arc<Notify>,
+    pub(super) shell: mpsc::Sender<Happening>,
+    pub(super) leave: Arc<Leave>,
+    /// From the program before.
+    pub(super) carried: Option<Bytes>,
+}
+
+/// How long a lane may take to be taken apart, and whoever has the events to let go of them.
+const TO_SUSPEND: Duration = Duration::from_secs(5);
+
 /// Starts the user's thread. Its end is told to the shell as [`Happening::FunctionEnded`].
-pub(super) fn start<P, Up, Down>(
-    function: P,
-    roster: Arc<Roster>,
-    stop: Arc<Notify>,
-    shell: mpsc::Sender<Happening>,
-) -> io::Result<mpsc::UnboundedSender<Notice>>
+pub(super) fn start<P, Up, Down>(function: P, common: Common) -> io::Result<mpsc::UnboundedSender<Notice>>
 where
     P: PrimaryMain<Up, Down>,
     Up: Message,
@@ -50,8 +81,12 @@ where
 {
     let (notices, heard) = mpsc::unbounded_channel();
     let runtime = Builder::new_current_thread().enable_all().build()?;
-    let shared = Arc::new(Shared::new(roster, stop, shell));
-    thread::Builder::new().name("cluster-primary".into()).spawn(move || live(&runtime, function, &shared, heard))?;
+    let shared = Arc::new(Shared::new(common));
+    let live = move || {
+        os::leave_signals_to_main();
+        live(&runtime, function, &shared, heard);
+    };
+    thread::Builder::new().name("cluster-primary".into()).spawn(live)?;
     Ok(notices)
 }
 
@@ -89,7 +124,24 @@ async fn route<Up: Message, Down: Message>(
                 shared.open_lane(worker);
                 shared.tell(News::Event(Event::Forked(worker)));
             }
-            Notice::Online(worker, socket) => attach(&shared, worker, socket),
+            Notice::Online(worker, socket) => attach(&shared, worker, Some(socket)),
+            Notice::Continued(worker, suspended) => {
+                shared.continue_lane(worker, suspended);
+                shared.tell(News::Event(Event::Forked(worker)));
+            }
+            Notice::OnlineAgain(worker, socket) => attach(&shared, worker, socket),
+            Notice::Departed(worker, suspended, exit) => {
+                if let Some(lane) = shared.resume(suspended) {
+                    lane.peer_exited();
+                    shared.tell(News::Online(worker, lane));
+                }
+                shared.tell(News::Exited(worker, exit));
+            }
+            Notice::Upgrading => shared.tell(News::Upgrading),
+            Notice::Suspend(answer) => {
+                _ = answer.send(leave_behind(&shared).await);
+                return;
+            }
             Notice::Listening(worker, address) => shared.tell(News::Event(Event::Listening(worker, address))),
             Notice::Ready(worker) => shared.tell(News::Event(Event::Ready(worker))),
             Notice::Exited(worker, exit) => {
@@ -104,8 +156,24 @@ async fn route<Up: Message, Down: Message>(
     }
 }
 
-fn attach<Up: Message, Down: Message>(shared: &Arc<Shared<Up, Down>>, worker: WorkerId, socket: OwnedFd) {
+async fn leave_behind<Up: Message, Down: Message>(shared: &Shared<Up, Down>) -> io::Result<LeftBehind> {
+    let held_up = |_| io::Error::new(io::ErrorKind::TimedOut, "the primary function's runtime is held up");
+    timeout(TO_SUSPEND, shared.intake_is_left()).await.map_err(held_up)?;
+    let mut left = LeftBehind { lanes: BTreeMap::new(), departed: Vec::new(), carried: shared.take_carried() };
+    for (worker, lane, exit) in shared.departed() {
+        let (suspended, _) = lane.suspend(TO_SUSPEND).await.map_err(held_up)?;
+        left.departed.push((worker, suspended, exit));
+    }
+    for (worker, lane) in shared.take_lanes() {
+        let (suspended, socket) = lane.suspend(TO_SUSPEND).await.map_err(held_up)?;
+        left.lanes.insert(worker, (suspended, socket.map(OwnedFd::from)));
+    }
+    Ok(left)
+}
+
+fn attach<Up: Message, Down: Message>(shared: &Arc<Shared<Up, Down>>, worker: WorkerId, socket: Option<OwnedFd>) {
     let Some(lane) = shared.lane_of(worker) else { return };
+    let Some(socket) = socket else { return shared.tell(News::Online(worker, lane)) };
     let driving = lane.drive(UnixStream::from(socket));
     let shell = shared.shell().clone();
     tokio::spawn(async move {

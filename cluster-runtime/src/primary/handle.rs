@@ -2,17 +2,20 @@
 
 use std::collections::{BTreeMap, VecDeque};
 use std::ops::Deref;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
+use bytes::Bytes;
 use tokio::runtime;
 use tokio::sync::{Notify, mpsc, oneshot};
 
 use super::Happening;
 use super::event::Event;
-use super::order::{Order, OrderError, ReloadError};
+use super::function::Common;
+use super::order::{Order, OrderError, ReloadError, UpgradeError};
 use super::roster::{Roster, WorkerInfo};
-use crate::ipc::{CallError, Lane, Message, NoMessages, Received, Reply, SendError, TrySendError};
-use crate::{Exit, WorkerId};
+use crate::ipc::{CallError, Lane, Message, NoMessages, Received, Reply, SendError, Suspended, TrySendError, codec};
+use crate::{Error, Exit, WorkerId};
 
 /// The cluster as its primary function sees it: [events](Event) come out, and by [`PrimaryHandle`], to which it
 /// dereferences, one acts on it.
@@ -60,6 +63,60 @@ pub(super) struct Shared<Up, Down> {
     /// Tells the shell to stop the cluster.
     stop: Arc<Notify>,
     shell: mpsc::Sender<Happening>,
+    leave: Arc<Leave>,
+    /// What the program before has carried over, and what this one will.
+    carried: Mutex<Carried>,
+    /// Where the intake is.
+    intake: Mutex<IntakePlace<Up, Down>>,
+    intake_left: Notify,
+}
+
+#[derive(Debug, Default)]
+struct Carried {
+    from_before: Option<Bytes>,
+    /// Nothing new means that the old goes on.
+    to_come: Option<Bytes>,
+}
+
+/// Where the events are taken.
+enum IntakePlace<Up, Down> {
+    InUse,
+    /// Nobody takes them any more.
+    Left(Option<Box<Intake<Up, Down>>>),
+}
+
+/// Whether the function is to make room for the next program.
+#[derive(Debug, Default)]
+pub(super) struct Leave {
+    is_wanted: AtomicBool,
+    /// The function knows it.
+    is_told: AtomicBool,
+}
+
+impl Leave {
+    pub(super) fn want(&self) {
+        self.is_wanted.store(true, Ordering::SeqCst);
+    }
+
+    /// Takes it back; `false` if the function has been told already.
+    pub(super) fn withdraw(&self) -> bool {
+        self.is_wanted.store(false, Ordering::SeqCst);
+        !self.is_told.load(Ordering::SeqCst)
+    }
+
+    fn is_wanted(&self) -> bool {
+        self.is_wanted.load(Ordering::SeqCst)
+    }
+
+    /// Whether it is still wanted; from here on it cannot be taken back.
+    fn tell(&self) -> bool {
+        self.is_told.store(true, Ordering::SeqCst);
+        let is_wanted = self.is_wanted();
+        if !is_wanted {
+            self.is_told.store(false, Ordering::SeqCst);
+        }
+        is_wanted
+    }
 }
 
 /// What the router passes on to whoever takes the events.
@@ -68,19 +125,23 @@ pub(super) enum News<Up, Down> {
     /// The worker is online, and messages may come on this lane.
     Online(WorkerId, Lane<Down, Up>),
     Exited(WorkerId, Exit),
+    /// The primary is about to become another program; nothing follows here.
+    Upgrading,
     /// The cluster has ended; nothing follows.
     Ended,
 }
 
 impl<Up: Message, Down: Message> Primary<Up, Down> {
     pub(super) fn new(shared: Arc<Shared<Up, Down>>, runtime: runtime::Handle) -> Self {
-        let intake = Intake { shared: Arc::clone(&shared), inlets: Vec::new(), turn: 0, has_ended: false };
+        let intake =
+            Intake { shared: Arc::clone(&shared), inlets: Vec::new(), turn: 0, has_ended: false, is_over: false };
         Self { handle: PrimaryHandle { shared }, intake: Some(intake), runtime }
     }
 
-    /// The next event; `None` once the cluster has stopped and every worker's last event was taken.
+    /// The next event; `None` once the cluster has stopped and every worker's last event was taken, and after
+    /// [`Event::Upgrading`].
     ///
-    /// After `None`, return soon: the process ends with the grace period.
+    /// After `None`, return soon: the process ends, or becomes another program, with the grace period.
     ///
     /// # Cancel safety
     /// Cancel safe: no event is lost, so it fits into `tokio::select!`.
@@ -233,6 +294,60 @@ impl<Up: Message, Down: Message> PrimaryHandle<Up, Down> {
         self.order(|answer| Order::Signal(worker, signal, answer)).await.unwrap_or(Err(OrderError::Stopping))
     }
 
+    /// Has the primary become the program as it is on disk now, in the same process, as USR2 does: the same pid, workers, sockets and
+    /// connections, and messages that nobody has taken. A reload follows. Returns once that program was tried and found fit to go on.
+    ///
+    /// Next, the primary function hears [`Event::Upgrading`] and returns; so do not wait for anything after this but the next event.
+    ///
+    /// # Errors
+    /// [`UpgradeError::Refused`] if the program cannot be run, does not answer, or cannot go on, with the reason: nothing has changed.
+    /// [`UpgradeError::Busy`] if an upgrade is under way, [`UpgradeError::Stopping`].
+    ///
+    /// # Cancel safety
+    /// Dropping the future does not stop the upgrade.
+    pub async fn upgrade(&self) -> Result<(), UpgradeError> {
+        self.order(Order::Upgrade).await.unwrap_or(Err(UpgradeError::Stopping))
+    }
+
+    /// Keeps a value for the primary function of the next program, which gets it by [`carried`](Self::carried): after an upgrade, or
+    /// after one that did not come about. Each call replaces what was kept before.
+    ///
+    /// ```no_run
+    /// # use cluster::{Event, Primary};
+    /// async fn count(mut primary: Primary) -> cluster::Result {
+    ///     let mut exits: u64 = primary.carried()?.unwrap_or_default();
+    ///     while let Some(event) = primary.next().await {
+    ///         match event {
+    ///             Event::Exited(..) => exits += 1,
+    ///             Event::Upgrading => primary.carry(&exits)?,
+    ///             _ => {}
+    ///         }
+    ///     }
+    ///     Ok(())
+    /// }
+    /// ```
+    ///
+    /// # Errors
+    /// When the value cannot be written down.
+    pub fn carry<T: serde::Serialize>(&self, value: &T) -> Result<(), Error> {
+        let bytes =
+            codec::encode_state(value).map_err(|error| Error::other(format!("cannot carry this value: {error}")))?;
+        lock(&self.shared.carried).to_come = Some(bytes.into());
+        Ok(())
+    }
+
+    /// What the primary function of the program before has [kept](Self::carry); `None` if nothing, or if this is the first.
+    ///
+    /// # Errors
+    /// When it is no `T`. The bytes say nothing of their type, so another one may also come out wrong: carry a type that says of
+    /// itself which version it is.
+    pub fn carried<T: serde::de::DeserializeOwned>(&self) -> Result<Option<T>, Error> {
+        let bytes = lock(&self.shared.carried).from_before.clone();
+        let read = |bytes: Bytes| codec::decode_state(&bytes);
+        let value = bytes.map(read).transpose();
+        value.map_err(|error| Error::other(format!("what was carried over is something else: {error}")))
+    }
+
     /// Stops the cluster gracefully, as TERM does but without the drain delay; returns at once. The events go on until the last worker
     /// has exited.
     pub fn shutdown(&self) {
@@ -262,9 +377,15 @@ impl<Up: Message, Down: Message> Deref for Primary<Up, Down> {
 impl<Up: Message, Down: Message> Drop for Primary<Up, Down> {
     /// Somebody must go on taking what workers send, or they would wait for ever.
     fn drop(&mut self) {
-        if let Some(mut intake) = self.intake.take() {
-            self.runtime.spawn(async move { while intake.next().await.is_some() {} });
+        let Some(mut intake) = self.intake.take() else { return };
+        let shared = Arc::clone(&intake.shared);
+        if shared.leave.is_wanted() {
+            return shared.leave_intake(Some(Box::new(intake)));
         }
+        self.runtime.spawn(async move {
+            while intake.next().await.is_some() {}
+            shared.leave_intake(None);
+        });
     }
 }
 
@@ -281,8 +402,74 @@ impl<Up: Message, Down: Message> std::fmt::Debug for PrimaryHandle<Up, Down> {
 }
 
 impl<Up: Message, Down: Message> Shared<Up, Down> {
-    pub(super) fn new(roster: Arc<Roster>, stop: Arc<Notify>, shell: mpsc::Sender<Happening>) -> Self {
-        Self { lanes: Mutex::default(), news: Mutex::default(), arrivals: Arc::default(), roster, stop, shell }
+    pub(super) fn new(common: Common) -> Self {
+        let Common { roster, stop, shell, leave, carried } = common;
+        Self {
+            lanes: Mutex::default(),
+            news: Mutex::default(),
+            arrivals: Arc::default(),
+            roster,
+            stop,
+            shell,
+            leave,
+            carried: Mutex::new(Carried { from_before: carried, to_come: None }),
+            intake: Mutex::new(IntakePlace::InUse),
+            intake_left: Notify::new(),
+        }
+    }
+
+    /// Makes the lane of a worker that lives since before the upgrade.
+    pub(super) fn continue_lane(&self, worker: WorkerId, suspended: Suspended) {
+        if let Some(lane) = self.resume(suspended) {
+            self.lanes().insert(worker, lane);
+        }
+    }
+
+    /// A lane that goes on.
+    pub(super) fn resume(&self, suspended: Suspended) -> Option<Lane<Down, Up>> {
+        let resumed = Lane::resume(suspended, Arc::clone(&self.arrivals));
+        resumed.inspect_err(|error| tracing::error!(error, "messages were lost in the upgrade")).ok()
+    }
+
+    pub(super) fn take_lanes(&self) -> BTreeMap<WorkerId, Lane<Down, Up>> {
+        std::mem::take(&mut self.lanes())
+    }
+
+    pub(super) fn take_carried(&self) -> Option<Bytes> {
+        let mut carried = lock(&self.carried);
+        carried.to_come.take().or(carried.from_before.take())
+    }
+
+    fn leave_intake(&self, intake: Option<Box<Intake<Up, Down>>>) {
+        *lock(&self.intake) = IntakePlace::Left(intake);
+        self.intake_left.notify_waiters();
+    }
+
+    /// Completes when nobody takes events any more.
+    pub(super) async fn intake_is_left(&self) {
+        loop {
+            let left = self.intake_left.notified();
+            if matches!(*lock(&self.intake), IntakePlace::Left(_)) {
+                return;
+            }
+            left.await;
+        }
+    }
+
+    /// Workers that are gone and of which something has not been told yet.
+    pub(super) fn departed(&self) -> Vec<(WorkerId, Lane<Down, Up>, Exit)> {
+        let IntakePlace::Left(Some(intake)) = std::mem::replace(&mut *lock(&self.intake), IntakePlace::Left(None))
+        else {
+            return Vec::new();
+        };
+        let lanes = self.lanes();
+        let is_gone = |inlet: &Inlet<Up, Down>| !lanes.contains_key(&inlet.worker);
+        let mut exits: BTreeMap<_, _> = lock(&self.news)
+            .iter()
+            .filter_map(|news| if let News::Exited(worker, exit) = news { Some((*worker, *exit)) } else { None })
+            .collect();
+        let gone = intake.inlets.into_iter().filter(is_gone);
+        gone.filter_map(|Inlet { worker, lane, exit }| Some((worker, lane, exit.or(exits.remove(&worker))?))).collect()
     }
 
     /// Makes the lane of a worker that has just been spawned; what is sent on it waits.
@@ -327,6 +514,8 @@ struct Intake<Up, Down> {
     /// The inlet that is looked at first, so that a busy worker cannot keep the others from being heard.
     turn: usize,
     has_ended: bool,
+    /// The rest is for the next program.
+    is_over: bool,
 }
 
 /// One worker whose messages may come.
@@ -342,6 +531,9 @@ impl<Up: Message, Down: Message> Intake<Up, Down> {
         let shared = Arc::clone(&self.shared);
         tokio::task::coop::consume_budget().await;
         loop {
+            if self.is_over {
+                return None;
+            }
             let arrival = shared.arrivals.notified();
             if let Some(event) = self.next_news().or_else(|| self.next_message()) {
                 return Some(event);
@@ -367,6 +559,11 @@ impl<Up: Message, Down: Message> Intake<Up, Down> {
                         return Some(event);
                     }
                 }
+                News::Upgrading if self.shared.leave.tell() => {
+                    self.is_over = true;
+                    return Some(Event::Upgrading);
+                }
+                News::Upgrading => {}
                 News::Ended => self.has_ended = true,
             }
         }

@@ -4,6 +4,7 @@
 //! - `heard`: what workers say, and what they are answered.
 //! - `ports`, `tend`: the sockets and mailboxes of all, and what waits in those of a worker that is missing or stuck.
 //! - `order`, `program`: what the primary function orders, and the program that a reload finds on disk.
+//! - `upgrade`, `legacy`: how this process becomes another program, and what goes on there.
 //! - `care`: who is stuck, and who has had its share.
 //! - `workplace`, `output`: what workers run in, and what they print.
 //! - `told`, `service`: what the operator is told, and the service manager.
@@ -14,6 +15,7 @@ mod event;
 mod function;
 mod handle;
 mod heard;
+mod legacy;
 mod order;
 mod output;
 mod ports;
@@ -25,6 +27,7 @@ mod spawn;
 mod strangers;
 mod tend;
 mod told;
+mod upgrade;
 mod watch;
 mod workplace;
 
@@ -32,23 +35,26 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::future::pending;
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
+use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
-use tokio::sync::{Notify, mpsc};
+use tokio::sync::{Notify, mpsc, oneshot};
 use tokio::task::yield_now;
 use tokio::time::sleep_until;
 use tracing::Level;
 
 pub use event::Event;
 pub use handle::{Primary, PrimaryHandle};
-pub use order::{OrderError, ReloadError};
+pub(crate) use legacy::{answer, go_back};
+pub use order::{OrderError, ReloadError, UpgradeError};
 pub use roster::{WorkerInfo, WorkerState};
 
-use crate::boot::Identity;
+use crate::boot::{self, Identity, Succession};
 use crate::config::Settings;
 use crate::control::{Control, FromWorker, Schema, ToWorker};
 use crate::error::exit_code;
@@ -61,7 +67,9 @@ use crate::run::PrimaryMain;
 use crate::supervisor::{self, Action, Next, Outcome, ShutdownCause, State, StopCause, Supervisor};
 use crate::{Exit, WorkerId, board, os};
 use care::Care;
-use function::Notice;
+use function::{Common, Notice};
+use handle::Leave;
+use legacy::Legacy;
 use order::{Answer, Order, Reloads};
 use ports::Ports;
 use program::Program;
@@ -69,6 +77,7 @@ use roster::Roster;
 use service::Service;
 use signals::{Request, Signals};
 use spawn::{Child, Image, Spawned};
+use upgrade::{Adopted, Upgrade};
 use workplace::{LogFile, Workplace};
 
 /// What comes to the shell from tasks and from the user's thread.
@@ -81,6 +90,10 @@ enum Happening {
     Exited(WorkerId, Child),
     FunctionEnded(Result<(), String>),
     Ordered(Order),
+    /// The task that follows a worker has ended, as it was to.
+    Paused(WorkerId, Child),
+    /// The next program could go on, or why not.
+    Tried(Result<Image, String>),
 }
 
 /// Happenings that may wait; more makes their senders wait.
@@ -92,70 +105,94 @@ const LAST_LINES: Duration = Duration::from_secs(5);
 /// A timer that goes off so much too late tells that this process stood still: stopped by a signal, or a frozen container.
 const STALL: Duration = Duration::from_secs(1);
 
-/// Rules a cluster from its first worker to its last, and returns the exit code.
-pub(crate) fn reign<P, Up, Down>(settings: Settings, function: P) -> u8
+/// Rules a cluster from its first worker to its last, and returns the exit code. With a succession, it goes on with one that runs.
+pub(crate) fn reign<P, Up, Down>(settings: Settings, function: P, succession: Option<Succession>) -> u8
 where
     P: PrimaryMain<Up, Down>,
     Up: Message,
     Down: Message,
 {
-    let schemas = (Schema::of::<Up>(), Schema::of::<Down>());
-    let workplace = match Workplace::new(&settings.setup) {
-        Ok(workplace) => workplace,
-        Err(error) => {
-            say(error);
-            return exit_code::CONFIG;
+    match succession {
+        None => {
+            // While this is the only thread, because of the environment.
+            let inherited = InheritedSockets::adopt().map_err(|error| format!("the primary cannot start: {error}"));
+            let ruled = inherited.and_then(|inherited| rule(settings, Origin::Start(inherited), function));
+            ruled.unwrap_or_else(|text| {
+                say(text);
+                exit_code::CONFIG
+            })
         }
-    };
-    // While this is the only thread, because of the environment.
-    let ruled = InheritedSockets::adopt().and_then(|inherited| {
-        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
-        runtime.block_on(async {
-            // Signals first: from the first worker on there is something to stop.
-            let signals = Signals::install()?;
-            os::keep_ended_children()?;
-            let most_sockets = raise_descriptor_limit() / 2;
-            let program = Program::of_this_process()?;
-            let image = Image::of_this_process()?;
-            let (inbox_sender, inbox) = mpsc::channel(INBOX);
-            let ports = Ports::new(settings.workers, settings.dispatch.clone(), inherited, most_sockets)?;
-            let (roster, stop) = (Arc::new(Roster::new(*ports.board())), Arc::<Notify>::default());
-            let notices = function::start(function, Arc::clone(&roster), Arc::clone(&stop), inbox_sender.clone())?;
-            let watched = Arc::clone(&roster);
-            tokio::spawn(strangers::reap_strangers(move |pid| watched.has(pid)));
-            let shell = Shell {
-                reporter: Reporter::start(settings.quiet)?,
-                service: Service::of_this_process(),
-                supervisor: Supervisor::new(settings.supervision()),
-                settings,
-                stalled: Duration::ZERO,
-                awake: Instant::now(),
-                fleet: BTreeMap::new(),
-                ports,
-                program,
-                images: BTreeMap::from([(1, image)]),
-                care: Care::default(),
-                reloads: Reloads::default(),
-                forks: Vec::new(),
-                complaints: BTreeMap::new(),
-                workplace,
-                schemas,
-                roster,
-                notices,
-                unsent: Vec::new(),
-                inbox: inbox_sender,
-                function: Function::Running,
-                stop: Stop::No,
-                is_stop_announced: false,
-            };
-            Ok(shell.run(signals, &stop, inbox).await)
-        })
-    });
-    ruled.unwrap_or_else(|error: io::Error| {
-        say(format_args!("the primary cannot start: {error}"));
-        exit_code::CONFIG
+        Some(succession) => {
+            boot::name_process();
+            let ruled = catch_unwind(AssertUnwindSafe(|| rule(settings, Origin::Upgrade(&succession), function)));
+            match ruled {
+                Ok(Ok(code)) => code,
+                Ok(Err(text)) => go_back(&succession, &text),
+                Err(panic) if succession.is_settled.load(Ordering::Relaxed) => resume_unwind(panic),
+                Err(panic) => go_back(&succession, &format!("it panicked: {}", function::panic_text(panic.as_ref()))),
+            }
+        }
+    }
+}
+
+/// Where a cluster comes from.
+enum Origin<'a> {
+    Start(InheritedSockets),
+    Upgrade(&'a Succession),
+}
+
+/// # Errors
+/// Why it cannot be ruled; nothing has happened that the program before could not go on from.
+fn rule<P, Up, Down>(settings: Settings, origin: Origin<'_>, function: P) -> Result<u8, String>
+where
+    P: PrimaryMain<Up, Down>,
+    Up: Message,
+    Down: Message,
+{
+    let workplace = Workplace::new(&settings.setup).map_err(|error| error.to_string())?;
+    let failed = |error: io::Error| format!("the primary cannot start: {error}");
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(failed)?;
+    runtime.block_on(async {
+        // Signals first: from the first worker on there is something to stop.
+        let signals = Signals::install().map_err(failed)?;
+        if let Origin::Upgrade(_) = origin {
+            // The program before has held them back.
+            Signals::release().map_err(failed)?;
+        }
+        os::keep_ended_children().map_err(failed)?;
+        let most_sockets = raise_descriptor_limit() / 2;
+        let (inbox_sender, inbox) = mpsc::channel(INBOX);
+        let schemas = (Schema::of::<Up>(), Schema::of::<Down>());
+        let stop = Arc::<Notify>::default();
+        let reporter = Reporter::start(settings.quiet).map_err(failed)?;
+        let image = Image::of_this_process().map_err(failed)?;
+        let plan = Plan { settings, workplace, reporter, image, most_sockets, schemas, inbox: inbox_sender };
+        let begin = |common| function::start(function, common);
+        let shell = match origin {
+            Origin::Start(inherited) => Shell::start(plan, inherited, Arc::clone(&stop), begin).map_err(failed)?,
+            Origin::Upgrade(succession) => Shell::adopt::<Up, Down>(plan, succession, Arc::clone(&stop), begin)?,
+        };
+        let watched = Arc::clone(&shell.roster);
+        tokio::spawn(strangers::reap_strangers(move |pid| watched.has(pid)));
+        Ok(shell.run(signals, &stop, inbox).await)
     })
 }
+
+/// What a shell is made of, wherever the cluster comes from.
+struct Plan {
+    settings: Settings,
+    workplace: Workplace,
+    reporter: Reporter,
+    image: Image,
+    most_sockets: usize,
+    schemas: (Schema, Schema),
+    inbox: mpsc::Sender<Happening>,
+}
+
+/// Starts the user's thread.
+trait Begin: FnOnce(Common) -> io::Result<mpsc::UnboundedSender<Notice>> {}
+
+impl<F: FnOnce(Common) -> io::Result<mpsc::UnboundedSender<Notice>>> Begin for F {}
 
 /// The state of the shell: the supervisor, and the things that its decisions are about.
 struct Shell {
@@ -171,6 +208,8 @@ struct Shell {
     fleet: BTreeMap<WorkerId, Member>,
     ports: Ports,
     program: Program,
+    /// What this process runs itself.
+    image: Image,
     /// The programs of all generations that somebody runs, or will.
     images: BTreeMap<u64, Image>,
     workplace: Workplace,
@@ -189,6 +228,8 @@ struct Shell {
     inbox: mpsc::Sender<Happening>,
     function: Function,
     stop: Stop,
+    upgrade: Upgrade,
+    leave: Arc<Leave>,
     /// The workers know that they will be stopped soon; those that come have to be told, too.
     is_stop_announced: bool,
 }
@@ -201,10 +242,14 @@ struct Member {
     lane: MemberLane,
     /// Where its output goes, if that is to be opened anew.
     log: Option<LogFile>,
+    /// Our ends of its pipes, if this process prints what comes from them.
+    output: Option<[OwnedFd; 2]>,
     /// What it listens on.
     ports: BTreeSet<PortId>,
     /// It was told that nobody takes its accept queues over.
     drains_last: bool,
+    /// Pauses the task that follows it.
+    pause: Option<oneshot::Sender<()>>,
 }
 
 /// The primary's end of a worker's messages lane; the user's thread has it once the worker has said hello.
@@ -227,13 +272,125 @@ enum Stop {
     Until { deadline: Instant },
 }
 
+/// Where a shell comes from.
+impl Shell {
+    /// A cluster that is still to be started.
+    fn start(plan: Plan, inherited: InheritedSockets, stop: Arc<Notify>, begin: impl Begin) -> io::Result<Self> {
+        let program = Program::of_this_process()?;
+        let image = Image::of_this_process()?;
+        let Settings { workers, ref dispatch, .. } = plan.settings;
+        let ports = Ports::new(workers, dispatch.clone(), inherited, plan.most_sockets)?;
+        let supervisor = Supervisor::new(plan.settings.supervision());
+        let (roster, leave) = (Arc::new(Roster::new(*ports.board())), Arc::<Leave>::default());
+        let shell = plan.inbox.clone();
+        let common = Common { roster: Arc::clone(&roster), stop, shell, leave: Arc::clone(&leave), carried: None };
+        let notices = begin(common)?;
+        Ok(Self::of(plan, supervisor, ports, program, BTreeMap::from([(1, image)]), roster, leave, notices))
+    }
+
+    /// A cluster that runs, and whose primary this process was with another program.
+    ///
+    /// # Errors
+    /// Why it cannot be gone on with; it is as it was.
+    fn adopt<Up: Message, Down: Message>(
+        mut plan: Plan,
+        succession: &Succession,
+        stop: Arc<Notify>,
+        begin: impl Begin,
+    ) -> Result<Self, String> {
+        let mut legacy = Legacy::read(&succession.state)?;
+        legacy.check::<Up, Down>(&plan.settings.dispatch)?;
+        let descriptors = legacy.descriptors();
+        let failed = |error: io::Error| format!("what the primary has left cannot be taken over: {error}");
+        let ports = legacy.adopt_ports(plan.settings.dispatch.clone(), plan.most_sockets).map_err(failed)?;
+        let (roster, leave) = (Arc::new(Roster::new(*ports.board())), Arc::<Leave>::default());
+        let take_over = || -> io::Result<_> {
+            let address = |port| ports.address(port);
+            let mut adopted = upgrade::adopt(succession, legacy, plan.settings.supervision(), address)?;
+            for member in adopted.fleet.values() {
+                if let Some(pipes) = &member.output {
+                    plan.workplace.follow_output(member.identity, member.pid, pipes)?;
+                }
+            }
+            let (shell, carried) = (plan.inbox.clone(), adopted.carried.take());
+            let common = Common { roster: Arc::clone(&roster), stop, shell, leave: Arc::clone(&leave), carried };
+            // The last that can fail: from here on the user's code runs.
+            Ok((adopted, begin(common)?))
+        };
+        let (adopted, notices) = match take_over() {
+            Ok(taken) => taken,
+            Err(error) => {
+                // The files of its sockets are not ours to remove.
+                ports.leave();
+                return Err(failed(error));
+            }
+        };
+        succession.is_settled.store(true, Ordering::Relaxed);
+        upgrade::close_originals(&descriptors);
+        let Adopted { supervisor, stalled, fleet, images, program, notices: unsent, continued, carried: _ } = adopted;
+        let shell = Self::of(plan, supervisor, ports, Program::at(program), images, roster, leave, notices);
+        let mut shell = Self { stalled, fleet, unsent, ..shell };
+        shell.go_on(continued);
+        Ok(shell)
+    }
+
+    #[expect(clippy::too_many_arguments, reason = "it is all there is")]
+    fn of(
+        plan: Plan,
+        supervisor: Supervisor,
+        ports: Ports,
+        program: Program,
+        images: BTreeMap<u64, Image>,
+        roster: Arc<Roster>,
+        leave: Arc<Leave>,
+        notices: mpsc::UnboundedSender<Notice>,
+    ) -> Self {
+        let Plan { settings, workplace, reporter, image, most_sockets: _, schemas, inbox } = plan;
+        Self {
+            settings,
+            reporter,
+            service: Service::of_this_process(),
+            supervisor,
+            stalled: Duration::ZERO,
+            awake: Instant::now(),
+            fleet: BTreeMap::new(),
+            ports,
+            program,
+            image,
+            images,
+            workplace,
+            care: Care::default(),
+            reloads: Reloads::default(),
+            forks: Vec::new(),
+            complaints: BTreeMap::new(),
+            schemas,
+            roster,
+            notices,
+            unsent: Vec::new(),
+            inbox,
+            function: Function::Running,
+            stop: Stop::No,
+            upgrade: Upgrade::No,
+            leave,
+            is_stop_announced: false,
+        }
+    }
+}
+
 impl Shell {
     /// The loop.
     async fn run(mut self, mut signals: Signals, stop: &Notify, mut inbox: mpsc::Receiver<Happening>) -> u8 {
+        // One that goes on has been started before.
         let mut outcome = self.step(supervisor::Event::Start);
         self.publish();
         while outcome.is_none() {
             self.service.tend_watchdog();
+            self.begin_upgrade();
+            if self.is_to_leave() {
+                outcome = self.leave(&mut signals, &mut inbox).await;
+                self.publish();
+                continue;
+            }
             if self.ports.is_overdue() {
                 outcome = self.look();
                 continue;
@@ -253,6 +410,7 @@ impl Shell {
                 }
                 // Tended above, in any turn.
                 () = self.service.is_due() => None,
+                () = sleep_until_some(self.upgrade_deadline()) => None,
                 () = sleep_until_some(deadline) => {
                     // The tasks that watch the workers have something to say perhaps and have not had their turn.
                     yield_now().await;
@@ -339,9 +497,12 @@ impl Shell {
                 self.reopen_logs();
                 None
             }
-            Request::Unknown(name) => {
-                let text = format_args!("{name} has no meaning in this version and is ignored");
-                self.reporter.cluster(Level::WARN, text);
+            Request::Upgrade => {
+                self.want_upgrade(None);
+                None
+            }
+            Request::Dump => {
+                self.tell_all();
                 None
             }
         }
@@ -354,6 +515,12 @@ impl Shell {
             Happening::Exited(worker, child) => Some(supervisor::Event::Exited(worker, child.reap())),
             Happening::FunctionEnded(result) => self.function_ended(result),
             Happening::Ordered(order) => self.ordered(order),
+            Happening::Tried(outcome) => {
+                self.tried(outcome);
+                None
+            }
+            // It has ended meanwhile, or it is for `leave` alone to take.
+            Happening::Paused(..) => None,
         }
     }
 
@@ -395,7 +562,7 @@ impl Shell {
             Some(_) => Err(io::Error::other("there are no sockets for its slot")),
             None => Err(io::Error::other("its program cannot be opened")),
         };
-        let Spawned { child, control, messages, log } = match spawned {
+        let Spawned { child, control, messages, log, output } = match spawned {
             Ok(spawned) => spawned,
             Err(error) => {
                 let text = format!("cannot be spawned: {error}");
@@ -407,9 +574,10 @@ impl Shell {
         let pid = child.pid();
         self.reporter.worker(Level::INFO, identity, Some(pid), "spawned");
         let control = Arc::new(control);
-        tokio::spawn(watch::watch(identity.worker, child, Arc::clone(&control), self.inbox.clone()));
+        let pause = Some(upgrade::follow(identity.worker, child, &control, &self.inbox));
         let lane = MemberLane::Kept(messages);
-        let member = Member { identity, pid, control, lane, log, ports: BTreeSet::new(), drains_last: false };
+        let ports = BTreeSet::new();
+        let member = Member { identity, pid, control, lane, log, output, ports, drains_last: false, pause };
         self.fleet.insert(identity.worker, member);
         self.unsent.push(Notice::Forked(identity.worker));
         None

@@ -17,6 +17,7 @@ pub(super) enum Order {
     Fork(Answer<WorkerId, OrderError>),
     Disconnect(WorkerId, Answer<(), OrderError>),
     Signal(WorkerId, i32, Answer<(), OrderError>),
+    Upgrade(Answer<(), UpgradeError>),
 }
 
 pub(super) type Answer<T, E> = oneshot::Sender<Result<T, E>>;
@@ -50,6 +51,21 @@ pub enum ReloadError {
         /// What else the primary knows: that it is of another build, say.
         detail: Option<String>,
     },
+    /// The cluster stops, or has ended.
+    #[error("the cluster stops")]
+    Stopping,
+}
+
+/// Why the primary did not become another program. Nothing has changed.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+pub enum UpgradeError {
+    /// The program cannot be run, or cannot go on; the text says why.
+    #[error("{0}")]
+    Refused(String),
+    /// An upgrade is under way already.
+    #[error("an upgrade is under way already")]
+    Busy,
     /// The cluster stops, or has ended.
     #[error("the cluster stops")]
     Stopping,
@@ -93,6 +109,10 @@ impl Shell {
                 let is_there = self.find(worker).is_ok();
                 _ = answer.send(self.find(worker).map(drop));
                 is_there.then_some(supervisor::Event::Leaving(worker))
+            }
+            Order::Upgrade(answer) => {
+                self.want_upgrade(Some(answer));
+                None
             }
             Order::Signal(worker, number, answer) => {
                 _ = answer.send(self.signal(worker, number));
@@ -189,6 +209,7 @@ impl Shell {
         for answer in self.reloads.joined.drain(..) {
             _ = answer.send(Err(ReloadError::Stopping));
         }
+        self.refuse_upgrade(&UpgradeError::Stopping);
         for (_, answer) in self.forks.drain(..) {
             _ = answer.send(Err(OrderError::Stopping));
         }

@@ -16,6 +16,7 @@ use tokio::sync::{mpsc, watch};
 use tokio::task::JoinSet;
 
 use crate::boot::Identity;
+use crate::os;
 use crate::report::say;
 
 /// A longer line is written in pieces.
@@ -89,6 +90,7 @@ impl Printer {
 }
 
 fn print_all(runtime: &Runtime, stream: Stream, mut orders: mpsc::UnboundedReceiver<Order>) {
+    os::leave_signals_to_main();
     runtime.block_on(async {
         let ending = watch::Sender::new(false);
         let mut pipes = JoinSet::new();

@@ -78,7 +78,6 @@ impl PortsState {
     ///
     /// # Errors
     /// `InvalidInput` if it needs sockets of another kind.
-    #[cfg_attr(not(test), expect(dead_code, reason = "for the upgrade of a running primary"))]
     pub(super) fn check(&self, dispatch: &Dispatch) -> io::Result<()> {
         self.registry.check(dispatch)
     }
@@ -195,6 +194,11 @@ impl Ports {
         self.registry.addresses()
     }
 
+    /// The real address of a port.
+    pub(super) fn address(&self, port: PortId) -> Option<Address> {
+        self.registry.address(port)
+    }
+
     pub(super) const fn board(&self) -> &Board {
         &self.board
     }
@@ -297,7 +301,6 @@ impl Ports {
     ///
     /// # Cancel safety
     /// Dropped while it waits, queues are looked after again with the next look, which is due.
-    #[cfg_attr(not(test), expect(dead_code, reason = "for the upgrade of a running primary"))]
     pub(super) async fn quiesce(&mut self, deadline: Instant) -> io::Result<()> {
         self.tended.clear();
         // Whatever becomes of this, somebody has to look again.
@@ -314,26 +317,28 @@ impl Ports {
 
     /// What the program that this process becomes needs to go on with the same ports, and the descriptors that are to stay open.
     ///
-    /// It must be [quiet](Self::quiesce), and nobody may look until the other program is there. Should it not come to that, look:
-    /// nothing has changed.
+    /// Nobody may look until that program is there. Should it not come to that, look: nothing has changed.
     ///
     /// # Errors
-    /// If it is not quiet.
-    #[cfg_attr(not(test), expect(dead_code, reason = "for the upgrade of a running primary"))]
+    /// If it is not [quiet](Self::quiesce).
     pub(super) fn hand_down(&self) -> io::Result<(PortsState, Vec<BorrowedFd<'_>>)> {
         if self.at_work.count() > 0 {
             return Err(io::Error::new(io::ErrorKind::ResourceBusy, "queues are being looked after"));
         }
+        Ok(self.describe())
+    }
+
+    /// The same, for a program that only says whether it could.
+    pub(super) fn describe(&self) -> (PortsState, Vec<BorrowedFd<'_>>) {
         let mut fds = vec![self.board_fd.as_fd(), self.bell.get_ref().as_fd()];
         for (sender, mailbox) in self.senders.iter().zip(&self.mailboxes) {
             fds.extend([sender.as_fd(), mailbox.as_fd()]);
         }
         let registry = self.registry.hand_down(&mut fds);
-        Ok((PortsState { registry, slots: self.slots(), is_stopping: self.is_stopping }, fds))
+        (PortsState { registry, slots: self.slots(), is_stopping: self.is_stopping }, fds)
     }
 
     /// Lets go of what another has by now. What is left behind by exec needs no such care.
-    #[cfg_attr(not(test), expect(dead_code, reason = "for the upgrade of a running primary"))]
     pub(super) fn leave(mut self) {
         self.registry.keep_files();
     }
@@ -343,7 +348,6 @@ impl Ports {
     ///
     /// # Errors
     /// What [`PortsState::check`] says, and `InvalidData` if the descriptors are not what they should be.
-    #[cfg_attr(not(test), expect(dead_code, reason = "for the upgrade of a running primary"))]
     pub(super) fn adopt(
         state: PortsState,
         fds: Vec<OwnedFd>,

@@ -28,6 +28,11 @@ impl Program {
         Ok(Self { path })
     }
 
+    /// The one of the program before this one in the same process, which was found in the same way.
+    pub(super) const fn at(path: PathBuf) -> Self {
+        Self { path }
+    }
+
     pub(super) fn path(&self) -> &Path {
         &self.path
     }

@@ -84,7 +84,6 @@ impl Service {
     }
 
     /// This process is the service's main one.
-    #[cfg_attr(not(test), expect(dead_code, reason = "the upgrade, which is being built, tells it"))]
     pub(super) fn main_pid(&self) {
         self.tell(&[NotifyState::MainPid(std::process::id())]);
     }

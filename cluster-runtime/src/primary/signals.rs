@@ -27,8 +27,10 @@ pub(super) enum Request {
     OneMore,
     /// TTOU from a process: one worker fewer.
     OneFewer,
-    /// USR2 without a meaning yet.
-    Unknown(&'static str),
+    /// USR2: the primary becomes the program on disk.
+    Upgrade,
+    /// PWR: say how everybody is.
+    Dump,
 }
 
 /// The handlers; installed before the first worker exists, so that no signal finds the default in place.
@@ -43,6 +45,7 @@ pub(super) struct Signals {
     hang_up_request: Request,
     user_1: Signal,
     user_2: Signal,
+    power: Signal,
     /// Where a signal comes from matters for these: the terminal raises them too.
     scaling: Scaling,
 }
@@ -58,8 +61,16 @@ impl Signals {
             hang_up_request: if on_terminal { Request::Terminate } else { Request::Reload },
             user_1: signal(SignalKind::user_defined1())?,
             user_2: signal(SignalKind::user_defined2())?,
+            power: signal(SignalKind::from_raw(libc::SIGPWR))?,
             scaling: Scaling::install()?,
         })
+    }
+
+    /// Lets signals come again that were held back while the primary became another program.
+    pub(super) fn release() -> io::Result<()> {
+        let mut held = SigSet::all();
+        [Number::SIGTTIN, Number::SIGTTOU].into_iter().for_each(|signal| held.remove(signal));
+        Ok(held.thread_unblock()?)
     }
 
     /// The next request. Cancel safe.
@@ -70,7 +81,8 @@ impl Signals {
             () = received(&mut self.interrupt) => Request::Interrupt,
             () = received(&mut self.hang_up) => self.hang_up_request,
             _ = self.user_1.recv() => Request::ReopenLogs,
-            _ = self.user_2.recv() => Request::Unknown("USR2"),
+            _ = self.user_2.recv() => Request::Upgrade,
+            _ = self.power.recv() => Request::Dump,
             request = self.scaling.next() => request,
         }
     }

@@ -2,13 +2,13 @@
 
 use std::ffi::OsString;
 use std::fs::OpenOptions;
-use std::os::fd::{AsRawFd, OwnedFd};
+use std::os::fd::{AsFd as _, AsRawFd, BorrowedFd, OwnedFd};
 use std::os::unix::fs::OpenOptionsExt;
 use std::os::unix::net::UnixStream;
 use std::os::unix::process::CommandExt;
 use std::path::Path;
 use std::process::{Command, Stdio};
-use std::{env, fs, io};
+use std::{env, io};
 
 use nix::sys::signal::{Signal, kill};
 use nix::sys::wait::waitpid;
@@ -23,8 +23,9 @@ use crate::{ExitStatus, os};
 
 /// The program that a generation's workers are: pinned by an open descriptor, so that a replacement after a crash is the same
 /// build even if the file on disk was replaced meanwhile.
+#[derive(Debug)]
 pub(super) struct Image {
-    file: fs::File,
+    file: OwnedFd,
     arguments: Vec<OsString>,
 }
 
@@ -41,6 +42,8 @@ pub(super) struct Spawned {
     pub(super) control: Control,
     pub(super) messages: OwnedFd,
     pub(super) log: Option<LogFile>,
+    /// Our ends of its pipes, if this process prints what comes from them.
+    pub(super) output: Option<[OwnedFd; 2]>,
 }
 
 impl Image {
@@ -51,7 +54,16 @@ impl Image {
         let file = file.map_err(|error| {
             io::Error::new(error.kind(), format!("cannot open /proc/self/exe, is /proc mounted? {error}"))
         })?;
-        Ok(Self { file, arguments: env::args_os().collect() })
+        Ok(Self::of(file.into()))
+    }
+
+    /// A file that is open already, with the arguments of this process.
+    pub(super) fn of(file: OwnedFd) -> Self {
+        Self { file, arguments: env::args_os().collect() }
+    }
+
+    pub(super) fn as_fd(&self) -> BorrowedFd<'_> {
+        self.file.as_fd()
     }
 
     /// The program at `path`, with the arguments of this process.
@@ -60,7 +72,16 @@ impl Image {
         if !file.metadata()?.is_file() {
             return Err(io::Error::other("it is no file"));
         }
-        Ok(Self { file, arguments: env::args_os().collect() })
+        Ok(Self::of(file.into()))
+    }
+
+    /// What runs it.
+    pub(super) fn command(&self) -> Command {
+        let mut command = Command::new(format!("/proc/self/fd/{}", self.file.as_raw_fd()));
+        if let [program, arguments @ ..] = self.arguments.as_slice() {
+            command.arg0(program).args(arguments);
+        }
+        command
     }
 
     /// Spawns one worker in its place. Call it on the main thread, inside the runtime.
@@ -68,10 +89,7 @@ impl Image {
         let (control, theirs) = control::pair()?;
         let (messages, their_messages) = UnixStream::pair()?;
         let lanes = Lanes { control: theirs, messages: their_messages.into() };
-        let mut command = Command::new(format!("/proc/self/fd/{}", self.file.as_raw_fd()));
-        if let [program, arguments @ ..] = self.arguments.as_slice() {
-            command.arg0(program).args(arguments);
-        }
+        let mut command = self.command();
         // A group of its own, so that a terminal's Ctrl-C reaches the primary only; and no terminal to read from, which a
         // process in the background is stopped for.
         command.process_group(0).stdin(Stdio::null());
@@ -79,15 +97,16 @@ impl Image {
         boot::mark_worker(&mut command, identity, &lanes);
         let spawned = command.spawn().map_err(|error| place.explain(error))?;
         let pid = Pid::from_raw(spawned.id().cast_signed());
-        let child = Child::new(pid).inspect_err(|_| abandon(pid))?;
+        let child = Child::of(pid).inspect_err(|_| abandon(pid))?;
         let control = Control::new(control).inspect_err(|_| abandon(pid))?;
-        let log = place.take(pid);
-        Ok(Spawned { child, control, messages: messages.into(), log })
+        let (log, output) = place.take(pid)?;
+        Ok(Spawned { child, control, messages: messages.into(), log, output })
     }
 }
 
 impl Child {
-    fn new(pid: Pid) -> io::Result<Self> {
+    /// A child of this process that nobody else reaps.
+    pub(super) fn of(pid: Pid) -> io::Result<Self> {
         Ok(Self { pid, ended: os::register(os::pidfd_open(pid)?, Interest::READABLE)? })
     }
 

@@ -7,7 +7,7 @@ use std::time::Duration;
 use nix::unistd::Pid;
 use tracing::Level;
 
-use super::{Shell, Stop};
+use super::{Shell, Stop, WorkerInfo};
 use crate::boot::Identity;
 use crate::error::exit_code;
 use crate::listen::Address;
@@ -48,6 +48,23 @@ impl Shell {
             (Stop::No, all) => format!("{ready} of {all} workers ready"),
         };
         self.service.status(&text);
+    }
+
+    /// How everybody is.
+    pub(super) fn tell_all(&mut self) {
+        let workers = self.roster.workers();
+        self.reporter
+            .cluster(Level::INFO, format_args!("{} workers, {} wanted:", workers.len(), self.supervisor.wanted()));
+        for worker in workers {
+            let WorkerInfo { id, slot, generation, pid, state, open, accepted, handed_over, requests, .. } = worker;
+            self.reporter.cluster(
+                Level::INFO,
+                format_args!(
+                    "slot={slot} generation={generation} worker={id} pid={pid}: {state:?}, connections open {open}, accepted \
+                     {accepted}, handed over {handed_over}, requests {requests}"
+                ),
+            );
+        }
     }
 
     pub(super) fn tell_exit(&mut self, who: Identity, pid: Option<Pid>, exit: Exit, next: Next) {

@@ -4,7 +4,7 @@ use std::ffi::{CString, OsString};
 use std::fs::{self, File};
 use std::io;
 use std::os::fd::OwnedFd;
-use std::os::unix::ffi::OsStrExt as _;
+use std::os::unix::ffi::{OsStrExt as _, OsStringExt as _};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -102,6 +102,18 @@ impl Workplace {
         Ok(Place { identity, env: surroundings.env, changes: changes.into(), output, owner: self.owner.as_ref() })
     }
 
+    /// Prints on what comes from the pipes of a worker that the program before has spawned.
+    pub(super) fn follow_output(&mut self, who: Identity, pid: Pid, pipes: &[OwnedFd; 2]) -> io::Result<()> {
+        let printers = match self.printers.take() {
+            Some(printers) => printers,
+            None => Printers::start()?,
+        };
+        let [out, err] = pipes;
+        printers.follow(who, pid, [out.try_clone()?, err.try_clone()?]);
+        self.printers = Some(printers);
+        Ok(())
+    }
+
     /// Waits until everything is written that workers have printed, but not for longer than `time`.
     pub(super) fn finish_output(&mut self, time: Duration) {
         if let Some(printers) = self.printers.take() {
@@ -195,15 +207,18 @@ impl Place<'_> {
         }
     }
 
-    /// The worker `pid` has taken its place.
-    pub(super) fn take(self, pid: Pid) -> Option<LogFile> {
+    /// The worker `pid` has taken its place. Returns where it writes, and the pipes that are followed once more, for the program
+    /// that this process may become.
+    pub(super) fn take(self, pid: Pid) -> io::Result<(Option<LogFile>, Option<[OwnedFd; 2]>)> {
         match self.output {
-            Destination::Inherited => None,
+            Destination::Inherited => Ok((None, None)),
             Destination::Printed(printers, ours, _) => {
+                let [out, err] = &ours;
+                let again = [out.try_clone()?, err.try_clone()?];
                 printers.follow(self.identity, pid, ours);
-                None
+                Ok((None, Some(again)))
             }
-            Destination::Written(log, _) => Some(log),
+            Destination::Written(log, _) => Ok((Some(log), None)),
         }
     }
 }
@@ -217,6 +232,14 @@ impl LogFile {
             Some(text.replace("{slot}", &slot).replace("{worker}", &worker).into())
         };
         Self(fill(pattern.as_os_str().as_bytes()).unwrap_or_else(|| pattern.into()))
+    }
+
+    pub(super) fn to_bytes(&self) -> Vec<u8> {
+        self.0.as_os_str().as_bytes().to_vec()
+    }
+
+    pub(super) fn from_bytes(path: Vec<u8>) -> Self {
+        Self(OsString::from_vec(path).into())
     }
 
     pub(super) fn open(&self) -> io::Result<File> {

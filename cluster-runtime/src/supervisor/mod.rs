@@ -228,7 +228,7 @@ pub(crate) struct Supervisor {
 }
 
 /// All that the supervisor knows, but for its settings.
-#[derive(Debug, Serialize, Deserialize)]
+#[derive(Clone, Debug, Serialize, Deserialize)]
 pub(crate) struct Memory {
     slots: Vec<Slot>,
     /// So many of the slots are to have workers; from there on they are retired.
@@ -246,7 +246,7 @@ pub(crate) struct Memory {
     last_id: u64,
 }
 
-#[derive(Debug, Serialize, Deserialize)]
+#[derive(Clone, Debug, Serialize, Deserialize)]
 enum Phase {
     Idle,
     /// The first start. The awaited slots have not been ready yet; a failure in one of them ends the cluster.
@@ -328,6 +328,11 @@ impl Supervisor {
             Phase::Idle | Phase::Starting { .. } | Phase::Serving | Phase::Ended => None,
         };
         self.memory.slots.iter().filter_map(Slot::deadline).chain(drain_at).min()
+    }
+
+    /// The first start is over, and no reload runs or waits: an upgrade does not get into the way of anything.
+    pub(crate) const fn is_at_rest(&self) -> bool {
+        matches!(self.memory.phase, Phase::Serving) && self.memory.reload.is_none() && !self.memory.wants_reload
     }
 
     /// How many workers are wanted.

@@ -12,7 +12,7 @@ use super::{Abandoned, Action, Phase, Supervisor, slot::Removed, worker::Worker}
 use crate::{Exit, WorkerId, moment::Moment};
 
 /// A reload that runs.
-#[derive(Debug, Serialize, Deserialize)]
+#[derive(Clone, Debug, Serialize, Deserialize)]
 pub(super) struct Reload {
     generation: u64,
     /// The slots whose turn has not come.

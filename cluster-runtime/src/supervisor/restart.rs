@@ -74,7 +74,7 @@ pub(super) enum Departure {
 ///
 /// This counts the departures of a series, which a [lasting](Readiness::Lasting) readiness ends. The moment at which the pause
 /// is over belongs to the empty seat that waits for it, so that it cannot outlive the wait.
-#[derive(Debug, Default, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
 pub(super) struct Backoff {
     departures: u32,
 }
@@ -109,7 +109,7 @@ impl Backoff {
 /// before it had been ready for 10 seconds. Only such ends are told to this.
 ///
 /// Never a count over the whole life: a cluster that loses one worker a day must not give up after some weeks.
-#[derive(Debug, Serialize, Deserialize)]
+#[derive(Clone, Debug, Serialize, Deserialize)]
 pub(super) struct Intensity {
     limit: usize,
     ends: VecDeque<Moment>,

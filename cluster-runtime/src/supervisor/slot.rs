@@ -20,7 +20,7 @@ use super::{
 use crate::{Exit, ExitReason, WorkerId, moment::Moment};
 
 /// A position that outlives its workers: a seat for the one that serves, and a place beside it.
-#[derive(Debug, Serialize, Deserialize)]
+#[derive(Clone, Debug, Serialize, Deserialize)]
 pub(super) struct Slot {
     seat: Seat,
     /// Never more than one, so that a slot never has more than two processes.
@@ -33,7 +33,7 @@ pub(super) struct Slot {
     is_wanted: bool,
 }
 
-#[derive(Debug, Default, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
 enum Seat {
     #[default]
     Empty,
@@ -43,7 +43,7 @@ enum Seat {
     Taken(Worker),
 }
 
-#[derive(Debug, Default, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
 enum Beside {
     #[default]
     Nobody,

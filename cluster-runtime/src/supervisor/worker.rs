@@ -21,7 +21,7 @@ use super::{
 };
 use crate::{Exit, ExitReason, ExitStatus, WorkerId, moment::Moment};
 
-#[derive(Debug, Serialize, Deserialize)]
+#[derive(Clone, Debug, Serialize, Deserialize)]
 pub(super) struct Worker {
     pub(super) id: WorkerId,
     pub(super) generation: u64,

@@ -336,7 +336,7 @@ async fn before_exec(path: PathBuf) {
     };
     let state = os::create_state(&codec::encode_state(&handed).unwrap()).unwrap();
     fds.extend(parts.iter().map(|(_, socket)| socket.as_fd()).chain([state.as_fd()]));
-    fds.iter().for_each(|fd| os::keep_on_exec(*fd).unwrap());
+    fds.iter().for_each(|fd| os::keep_number_on_exec(fd.as_raw_fd()).unwrap());
     let mut command = Command::new("/proc/self/exe");
     command.args(std::env::args_os().skip(1)).env_remove(BEFORE).env(AFTER, state.as_raw_fd().to_string());
     panic!("{}", command.exec());
@@ -344,7 +344,7 @@ async fn before_exec(path: PathBuf) {
 
 async fn after_exec(number: RawFd) {
     let adopt = |number| os::adopt_inherited(number).unwrap();
-    let handed: Handed = codec::decode_state(&os::read_state(adopt(number)).unwrap()).unwrap();
+    let handed: Handed = codec::decode_state(&os::read_state(&adopt(number)).unwrap()).unwrap();
     let fds = handed.fds.into_iter().map(adopt).collect();
     let ports = Ports::adopt(handed.ports, fds, Dispatch::Balanced, 1024).unwrap();
     println!("went on as {}", std::process::id());

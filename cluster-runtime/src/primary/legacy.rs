@@ -1,0 +1,277 @@
+//! What a primary leaves to the program that it becomes: one block of plain data, and descriptors that stay open.
+//!
+//! Whoever reads it may be of another build. So it begins with a number for its layout, and a trial reads all of it before anything is
+//! given up for it.
+
+use std::collections::BTreeSet;
+use std::ffi::{CString, OsString};
+use std::fmt::Write as _;
+use std::io;
+use std::os::fd::{AsRawFd as _, BorrowedFd, OwnedFd, RawFd};
+use std::os::unix::ffi::{OsStrExt as _, OsStringExt as _};
+use std::time::Duration;
+
+use bytes::Bytes;
+use nix::sys::signal::SigSet;
+use serde::{Deserialize, Serialize};
+
+use super::ports::{Ports, PortsState};
+use crate::board::Sheet;
+use crate::boot::{self, Succession, Trial};
+use crate::config::Settings;
+use crate::control::{self, Schema};
+use crate::ipc::{Message, Suspended, codec};
+use crate::listen::{Dispatch, PortId};
+use crate::supervisor::Memory;
+use crate::{Exit, WorkerId, os};
+
+/// Raised whenever [`Legacy`] changes, or anything in it.
+const LAYOUT: u32 = 1;
+
+/// Everything that goes on in the next program.
+#[derive(Debug, Serialize, Deserialize)]
+pub(super) struct Legacy {
+    /// What workers that run speak, and how the board that they write is laid out.
+    protocol: u8,
+    board: u64,
+    schemas: (Schema, Schema),
+    /// Where the program was started from.
+    pub(super) program: Vec<u8>,
+    /// As many workers as the settings said, whatever was ordered since.
+    pub(super) configured: usize,
+    pub(super) memory: Memory,
+    pub(super) stalled: Duration,
+    ports: Option<PortsState>,
+    pub(super) port_fds: Vec<RawFd>,
+    pub(super) members: Vec<MemberState>,
+    /// Workers that are gone and have left messages.
+    pub(super) departed: Vec<(WorkerId, Suspended, Exit)>,
+    /// The programs of the generations.
+    pub(super) images: Vec<(u64, RawFd)>,
+    /// What the user's primary function carries over.
+    pub(super) carried: Option<Bytes>,
+    /// The program that runs, to go back to.
+    pub(super) origin: RawFd,
+}
+
+/// A worker.
+#[derive(Debug, Serialize, Deserialize)]
+pub(super) struct MemberState {
+    pub(super) worker: WorkerId,
+    pub(super) slot: usize,
+    pub(super) generation: u64,
+    pub(super) pid: i32,
+    pub(super) control: RawFd,
+    pub(super) lane: LaneState,
+    /// The primary's ends of the pipes for what it prints.
+    pub(super) output: Option<[RawFd; 2]>,
+    /// The path of its log file.
+    pub(super) log: Option<Vec<u8>>,
+    pub(super) ports: BTreeSet<PortId>,
+    pub(super) drains_last: bool,
+}
+
+/// Its messages.
+#[derive(Debug, Serialize, Deserialize)]
+pub(super) enum LaneState {
+    /// It has not said hello; what is sent to it waits.
+    Kept(RawFd, Option<Suspended>),
+    /// Without a socket: the lane has ended, and the worker soon has.
+    Suspended(Option<RawFd>, Suspended),
+    /// In a trial nothing is taken apart.
+    Untouched,
+}
+
+impl Legacy {
+    /// What does not depend on the state.
+    pub(super) fn frame<Up: Message, Down: Message>() -> (u8, u64, (Schema, Schema)) {
+        (control::PROTOCOL, size_of::<Sheet>() as u64, (Schema::of::<Up>(), Schema::of::<Down>()))
+    }
+
+    #[expect(clippy::too_many_arguments, reason = "it is all there is")]
+    pub(super) fn new(
+        schemas: (Schema, Schema),
+        program: OsString,
+        configured: usize,
+        memory: Memory,
+        stalled: Duration,
+        (ports, port_fds): (PortsState, Vec<RawFd>),
+        members: Vec<MemberState>,
+        departed: Vec<(WorkerId, Suspended, Exit)>,
+        images: Vec<(u64, RawFd)>,
+        carried: Option<Bytes>,
+        origin: RawFd,
+    ) -> Self {
+        Self {
+            protocol: control::PROTOCOL,
+            board: size_of::<Sheet>() as u64,
+            schemas,
+            program: program.into_vec(),
+            configured,
+            memory,
+            stalled,
+            ports: Some(ports),
+            port_fds,
+            members,
+            departed,
+            images,
+            carried,
+            origin,
+        }
+    }
+
+    pub(super) fn write(&self) -> io::Result<OwnedFd> {
+        let mut bytes = LAYOUT.to_le_bytes().to_vec();
+        bytes.extend(codec::encode_state(self).map_err(io::Error::other)?);
+        os::create_state(&bytes)
+    }
+
+    /// # Errors
+    /// A text for the operator.
+    pub(super) fn read(state: &OwnedFd) -> Result<Self, String> {
+        let bytes =
+            os::read_state(state).map_err(|error| format!("what the primary leaves cannot be read: {error}"))?;
+        let (layout, bytes) = bytes.split_first_chunk().ok_or("what the primary leaves is cut short")?;
+        let layout = u32::from_le_bytes(*layout);
+        if layout != LAYOUT {
+            return Err(format!(
+                "it reads layout {LAYOUT} of what a primary leaves, and this one writes {layout}: its version of cluster \
+                 is another; stop the cluster and start it again"
+            ));
+        }
+        codec::decode_state(bytes).map_err(|error| format!("what the primary leaves makes no sense to it: {error}"))
+    }
+
+    /// Whether a program of these settings and messages can go on with it.
+    ///
+    /// # Errors
+    /// Why not, and what to do.
+    pub(super) fn check<Up: Message, Down: Message>(&self, dispatch: &Dispatch) -> Result<(), String> {
+        let (protocol, board, schemas) = Self::frame::<Up, Down>();
+        if (protocol, board) != (self.protocol, self.board) {
+            return Err(format!(
+                "its workers speak protocol {protocol} of cluster's own, and those that run speak {}; stop the cluster and \
+                 start it again",
+                self.protocol
+            ));
+        }
+        let pairs = [(&self.schemas.0, &schemas.0), (&self.schemas.1, &schemas.1)];
+        if let Some((running, new)) = pairs.into_iter().find(|(running, new)| running != new) {
+            return Err(format!(
+                "its message type {} ({}) differs from that of the workers that run, {} ({}); stop the cluster and start it \
+                 again, or change messages in two steps",
+                new.name, new.fingerprint, running.name, running.fingerprint
+            ));
+        }
+        self.ports.as_ref().map_or(Ok(()), |ports| ports.check(dispatch)).map_err(|error| error.to_string())
+    }
+
+    /// The ports go on; their descriptors are duplicated, so that they can be given back.
+    pub(super) fn adopt_ports(&mut self, dispatch: Dispatch, most_sockets: usize) -> io::Result<Ports> {
+        let fds = self.port_fds.iter().map(|number| os::duplicate(*number)).collect::<io::Result<_>>()?;
+        Ports::adopt(
+            self.ports.take().ok_or_else(|| io::Error::other("the ports are missing"))?,
+            fds,
+            dispatch,
+            most_sockets,
+        )
+    }
+
+    /// Every descriptor that the next program takes over.
+    pub(super) fn descriptors(&self) -> Vec<RawFd> {
+        let of_member = |member: &MemberState| {
+            let lane = match &member.lane {
+                LaneState::Kept(fd, _) => Some(*fd),
+                LaneState::Suspended(fd, _) => *fd,
+                LaneState::Untouched => None,
+            };
+            [Some(member.control), lane]
+                .into_iter()
+                .flatten()
+                .chain(member.output.into_iter().flatten())
+                .collect::<Vec<_>>()
+        };
+        let members = self.members.iter().flat_map(of_member);
+        let images = self.images.iter().map(|(_, fd)| *fd);
+        members.chain(images).chain(self.port_fds.iter().copied()).chain([self.origin]).collect()
+    }
+}
+
+/// Answers for a program that is tried: whether it could go on, and as what. Returns the exit code.
+pub(crate) fn answer<Up: Message, Down: Message>(trial: &Trial, settings: Result<&Settings, String>) -> u8 {
+    let Trial { state, verdict } = trial;
+    let outcome = settings.and_then(|settings| {
+        let legacy = Legacy::read(state)?;
+        legacy.check::<Up, Down>(&settings.dispatch)?;
+        let (up, down) = (Schema::of::<Up>(), Schema::of::<Down>());
+        let mut text = format!("protocol {}, {} workers configured", control::PROTOCOL, settings.workers);
+        _ = write!(text, ", messages {} ({}) and {} ({})", up.name, up.fingerprint, down.name, down.fingerprint);
+        Ok(text)
+    });
+    let (code, text) = match outcome {
+        Ok(text) => (0, format!("ok: {text}")),
+        Err(text) => (1, text),
+    };
+    // Whoever has asked may have lost its patience.
+    _ = nix::unistd::write(verdict, text.as_bytes());
+    code
+}
+
+/// Becomes the program `image`, which finds the legacy in `state`; returns only if that cannot be done. With a `reason`, it is the
+/// program that was, and the reason is why the one after it did not go on.
+///
+/// All signals that this thread may get are held back from here on, for the next program to see.
+pub(super) fn become_program(
+    image: BorrowedFd<'_>,
+    state: &OwnedFd,
+    descriptors: &[RawFd],
+    reason: Option<&str>,
+) -> io::Error {
+    let become_it = || -> io::Result<std::convert::Infallible> {
+        _ = SigSet::all().thread_block();
+        let reason = reason.map(|reason| os::create_state(reason.as_bytes())).transpose()?;
+        for number in descriptors {
+            os::keep_number_on_exec(*number)?;
+        }
+        os::keep_number_on_exec(state.as_raw_fd())?;
+        if let Some(reason) = &reason {
+            os::keep_number_on_exec(reason.as_raw_fd())?;
+        }
+        let mark = boot::succession_mark(state, reason.as_ref());
+        let arguments: Vec<_> = std::env::args_os().map(c_string).collect::<io::Result<_>>()?;
+        let variables = std::env::vars_os().filter(|(name, _)| name != boot::MARK).map(|(mut name, value)| {
+            name.push("=");
+            name.push(value);
+            c_string(name)
+        });
+        let variables: Vec<_> = variables.chain([c_string(mark)]).collect::<io::Result<_>>()?;
+        let path = c_string(format!("/proc/self/fd/{}", image.as_raw_fd()).into())?;
+        Ok(nix::unistd::execve(&path, &arguments, &variables)?)
+    };
+    match become_it() {
+        Err(error) => error,
+        Ok(never) => match never {},
+    }
+}
+
+fn c_string(text: OsString) -> io::Result<CString> {
+    CString::new(text.as_bytes()).map_err(io::Error::other)
+}
+
+/// Gives everything back to the program that was, which goes on as if nothing had been tried; never returns.
+pub(crate) fn go_back(succession: &Succession, reason: &str) -> ! {
+    let failure = match Legacy::read(&succession.state) {
+        Ok(legacy) => match os::adopt_inherited(legacy.origin) {
+            Ok(origin) => {
+                use std::os::fd::AsFd as _;
+                become_program(origin.as_fd(), &succession.state, &legacy.descriptors(), Some(reason)).to_string()
+            }
+            Err(error) => error.to_string(),
+        },
+        Err(text) => text,
+    };
+    crate::report::say(format_args!(
+        "the primary cannot go on as the new program ({reason}), nor as the old one ({failure}): the workers drain"
+    ));
+    std::process::exit(crate::error::exit_code::CONFIG.into())
+}

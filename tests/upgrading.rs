@@ -1,0 +1,332 @@
+//! The primary becomes another program while it serves.
+
+use std::collections::BTreeSet;
+use std::fs;
+use std::net::SocketAddr;
+use std::os::unix::fs::MetadataExt as _;
+use std::os::unix::net::UnixStream;
+
+use support::http::{self, Connection};
+use support::load::Load;
+use support::release::Release;
+use support::scratch::Scratch;
+use support::who::who;
+use support::{Cluster, Launch, Signal, send};
+
+const RENEWAL: &str = env!("CARGO_BIN_EXE_renewal");
+const OTHER: &str = env!("CARGO_BIN_EXE_renewal-other");
+const WEB: &str = env!("CARGO_BIN_EXE_web");
+
+fn launch(release: &Release) -> Launch {
+    Cluster::of(release.program().to_str().unwrap()).env("MODE", release.mode().to_str().unwrap())
+}
+
+fn releases(address: SocketAddr) -> BTreeSet<String> {
+    (0..50).map(|_| http::body(address, "/release")).collect()
+}
+
+/// Which file the primary runs.
+fn image(cluster: &Cluster) -> u64 {
+    fs::metadata(format!("/proc/{}/exe", cluster.primary())).unwrap().ino()
+}
+
+#[track_caller]
+fn upgrade(cluster: &mut Cluster) {
+    cluster.signal(Signal::SIGUSR2);
+    cluster.wait_for("cluster: upgraded");
+    cluster.wait_for("reloaded: all workers");
+}
+
+#[test]
+fn an_upgrade_keeps_the_pid_and_the_workers_until_their_successors_serve_and_no_request_fails() {
+    let release = Release::of(RENEWAL);
+    let mut cluster = launch(&release).workers(2).start();
+    let address = cluster.wait_ready();
+    let old = image(&cluster);
+    let loads = [Load::start(address, 2, "/who"), Load::start_keep_alive(address, 2, "/who")];
+    release.deploy(RENEWAL);
+    release.set_mode("good second");
+    upgrade(&mut cluster);
+    for load in loads {
+        let (served, failures) = load.stop();
+        assert!(served > 0 && failures.is_empty(), "{served} served, {failures:?}");
+    }
+    assert_ne!(image(&cluster), old);
+    assert_eq!(releases(address), BTreeSet::from(["second".into()]));
+    let name = fs::read_to_string(format!("/proc/{}/comm", cluster.primary())).unwrap();
+    assert_eq!(name.trim(), "app");
+    cluster.wait_for_workers(2);
+    cluster.signal(Signal::SIGTERM);
+    cluster.expect_exit(0);
+}
+
+#[test]
+fn ten_upgrades_in_a_row_leave_no_descriptor_and_no_process_behind() {
+    let release = Release::of(RENEWAL);
+    let mut cluster = launch(&release).workers(2).start();
+    let address = cluster.wait_ready();
+    let descriptors = |cluster: &Cluster| fs::read_dir(format!("/proc/{}/fd", cluster.primary())).unwrap().count();
+    upgrade(&mut cluster);
+    cluster.wait_for_workers(2);
+    let before = descriptors(&cluster);
+    let load = Load::start(address, 2, "/who");
+    for _ in 0..9 {
+        upgrade(&mut cluster);
+        cluster.wait_for_workers(2);
+    }
+    let (served, failures) = load.stop();
+    assert!(served > 0 && failures.is_empty(), "{served} served, {failures:?}");
+    let after = cluster
+        .wait_until("the descriptors of before", |cluster| Some(descriptors(cluster)).filter(|count| *count <= before));
+    assert_eq!(after, before);
+    cluster.signal(Signal::SIGTERM);
+    cluster.expect_exit(0);
+}
+
+#[test]
+fn the_primary_function_carries_a_value_over_and_hears_of_every_worker_anew() {
+    let release = Release::of(RENEWAL);
+    let mut cluster = launch(&release).workers(2).start();
+    let address = cluster.wait_ready();
+    for _ in 0..7 {
+        assert_eq!(http::get(address, "/hit").unwrap().status, 200);
+    }
+    assert_eq!(http::body(address, "/total"), "7");
+    cluster.signal(Signal::SIGUSR2);
+    cluster.wait_for("Upgrading");
+    cluster.wait_for("ends with 7 hits");
+    cluster.wait_for("begins with 7 hits");
+    for event in ["Forked(WorkerId(1))", "Online(WorkerId(1))", "Listening(WorkerId(1)", "Ready(WorkerId(1))"] {
+        cluster.wait_for(event);
+    }
+    cluster.wait_logged("reloaded: all workers");
+    assert_eq!(http::get(address, "/hit").unwrap().status, 200);
+    assert_eq!(http::body(address, "/total"), "8");
+}
+
+#[test]
+fn messages_that_nobody_has_taken_wait_for_the_next_program_and_none_is_lost_or_doubled() {
+    let release = Release::of(RENEWAL);
+    release.set_mode("chatty first");
+    let mut cluster = launch(&release).workers(2).start();
+    let address = cluster.wait_ready();
+    release.set_mode("good second");
+    cluster.wait_logged("begins with 0 hits");
+    cluster.signal(Signal::SIGUSR2);
+    cluster.wait_for("Upgrading");
+    let line = cluster.wait_for("begins with");
+    let taken: u64 = line.split(' ').nth(2).unwrap().parse().unwrap();
+    assert!(taken < 40_000, "the upgrade came before the end of the messages: {taken}");
+    cluster.wait_until("every message to be counted", |_| (http::body(address, "/total") == "40000").then_some(()));
+}
+
+#[test]
+fn requests_to_a_primary_function_that_has_returned_fail_at_once() {
+    let release = Release::of(RENEWAL);
+    let mut cluster = launch(&release).workers(1).start();
+    let address = cluster.wait_ready();
+    let mut asking = Connection::open(address).unwrap();
+    asking.send_get("/forget").unwrap();
+    _ = http::body(address, "/total");
+    cluster.signal(Signal::SIGUSR2);
+    cluster.wait_for("ends with 0 hits");
+    let answer = asking.answer().unwrap().body;
+    assert!(answer.contains("without an answer") || answer.contains("unanswered") || !answer.is_empty(), "{answer}");
+    cluster.wait_logged("upgraded");
+}
+
+#[test]
+fn a_unix_socket_and_its_file_outlive_the_upgrade() {
+    let (release, place) = (Release::of(RENEWAL), Scratch::new());
+    let socket = place.path("app.sock");
+    let mut cluster = launch(&release).workers(2).env("ADDR", &format!("unix:{}", socket.display())).start();
+    cluster.wait_for("2 workers ready on ");
+    let inode = fs::metadata(&socket).unwrap().ino();
+    upgrade(&mut cluster);
+    assert_eq!(fs::metadata(&socket).unwrap().ino(), inode);
+    let mut connection = Connection::over(UnixStream::connect(&socket).unwrap());
+    assert_eq!(connection.get("/who").unwrap().status, 200);
+    cluster.signal(Signal::SIGTERM);
+    cluster.expect_exit(0);
+    assert!(!socket.exists());
+}
+
+#[test]
+fn a_connection_that_waits_is_served_across_the_upgrade() {
+    let release = Release::of(RENEWAL);
+    let mut cluster = launch(&release).workers(1).start();
+    let address = cluster.wait_ready();
+    let mut slow = Connection::open(address).unwrap();
+    slow.send_get("/slow/2000").unwrap();
+    cluster.wait_for("slow request begins");
+    upgrade(&mut cluster);
+    assert_eq!(slow.answer().unwrap().body, "slept 2000");
+}
+
+#[test]
+fn workers_that_were_scaled_live_stay_as_many() {
+    let release = Release::of(RENEWAL);
+    let mut cluster = launch(&release).workers(1).start();
+    cluster.wait_ready();
+    cluster.signal(Signal::SIGTTIN);
+    cluster.wait_logged("scaling to 2 workers");
+    cluster.signal(Signal::SIGTTIN);
+    cluster.wait_logged("scaling to 3 workers");
+    cluster.wait_for_workers(3);
+    upgrade(&mut cluster);
+    cluster.wait_for_workers(3);
+}
+
+/// The upgrade ends with `reason`, whoever asked learns it, and everything is as it was.
+#[track_caller]
+fn expect_refused(cluster: &mut Cluster, address: SocketAddr, reason: &str) {
+    let (before, program) = (cluster.workers(), image(cluster));
+    assert_eq!(http::get(address, "/hit").unwrap().status, 200);
+    let load = Load::start(address, 2, "/who");
+    let outcome = http::body(address, "/do/upgrade");
+    assert!(outcome.starts_with("Err") && outcome.contains(reason), "{outcome}");
+    cluster.wait_logged("upgrade abandoned: ");
+    let (served, failures) = load.stop();
+    assert!(served > 0 && failures.is_empty(), "{failures:?}");
+    assert_eq!((cluster.workers(), image(cluster)), (before, program));
+    assert_eq!(http::body(address, "/total"), "1", "the primary function has not been disturbed");
+}
+
+#[test]
+fn a_program_that_cannot_be_executed_is_refused() {
+    let release = Release::of(RENEWAL);
+    let mut cluster = launch(&release).workers(2).start();
+    let address = cluster.wait_ready();
+    release.deploy_bytes(b"\x7fELF and no more");
+    expect_refused(&mut cluster, address, "");
+}
+
+#[test]
+fn a_program_that_crashes_or_exits_when_it_is_tried_is_refused() {
+    for (mode, reason) in [("trial-crashes", "killed by SIGABRT"), ("trial-exits", "ended without an answer")] {
+        let release = Release::of(RENEWAL);
+        let mut cluster = launch(&release).workers(2).start();
+        let address = cluster.wait_ready();
+        release.set_mode(mode);
+        expect_refused(&mut cluster, address, reason);
+    }
+}
+
+#[test]
+fn a_program_that_hangs_when_it_is_tried_is_refused_in_time() {
+    let release = Release::of(RENEWAL);
+    let mut cluster = launch(&release).workers(2).start();
+    let address = cluster.wait_ready();
+    release.set_mode("trial-hangs");
+    expect_refused(&mut cluster, address, "did not say within");
+}
+
+#[test]
+fn a_program_with_other_messages_is_refused_by_name() {
+    let release = Release::of(RENEWAL);
+    let mut cluster = launch(&release).workers(2).start();
+    let address = cluster.wait_ready();
+    release.deploy(OTHER);
+    expect_refused(&mut cluster, address, "its message type ToPrimary");
+}
+
+#[test]
+fn a_program_with_another_kind_of_dispatch_is_refused() {
+    let release = Release::of(RENEWAL);
+    let mut cluster = launch(&release).workers(2).start();
+    let address = cluster.wait_ready();
+    release.deploy(WEB);
+    expect_refused(&mut cluster, address, "its message type");
+}
+
+#[test]
+fn a_program_that_could_go_on_and_cannot_gives_everything_back() {
+    let release = Release::of(RENEWAL);
+    let mut cluster = launch(&release).workers(2).start();
+    let address = cluster.wait_ready();
+    assert_eq!(http::get(address, "/hit").unwrap().status, 200);
+    let (before, program) = (cluster.workers(), image(&cluster));
+    let load = Load::start(address, 2, "/who");
+    release.deploy(RENEWAL);
+    release.set_mode("trial-lies");
+    cluster.signal(Signal::SIGUSR2);
+    cluster.wait_for("Upgrading");
+    cluster.wait_for("upgrade abandoned: grace is");
+    cluster.wait_logged("begins with 1 hits");
+    let (served, failures) = load.stop();
+    assert!(served > 0 && failures.is_empty(), "{failures:?}");
+    assert_eq!((cluster.workers(), image(&cluster)), (before, program));
+    assert_eq!(http::body(address, "/total"), "1");
+    release.set_mode("good second");
+    upgrade(&mut cluster);
+    assert_eq!(releases(address), BTreeSet::from(["second".into()]));
+    cluster.signal(Signal::SIGTERM);
+    cluster.expect_exit(0);
+}
+
+#[test]
+fn a_stop_in_every_phase_of_an_upgrade_is_a_stop() {
+    for (mode, mark) in [
+        ("trial-hangs", "upgrading the primary"),
+        ("good", "upgrading the primary"),
+        ("good", "Upgrading"),
+        ("good", "ends with"),
+        ("good", "cluster: upgraded"),
+        ("hang", "reloading: generation 2"),
+    ] {
+        let release = Release::of(RENEWAL);
+        let mut cluster = launch(&release).workers(2).env("CLUSTER_GRACE", "5s").start();
+        cluster.wait_ready();
+        release.set_mode(mode);
+        cluster.signal(Signal::SIGUSR2);
+        cluster.wait_logged(mark);
+        cluster.signal(Signal::SIGTERM);
+        cluster.expect_exit(0);
+    }
+}
+
+#[test]
+fn a_primary_that_is_killed_in_any_phase_of_an_upgrade_leaves_nobody_behind() {
+    for (mode, mark) in [("trial-hangs", "upgrading the primary"), ("good", "ends with"), ("good", "cluster: upgraded")]
+    {
+        let release = Release::of(RENEWAL);
+        let mut cluster = launch(&release).workers(2).env("CLUSTER_GRACE", "1s").start();
+        cluster.wait_ready();
+        release.set_mode(mode);
+        cluster.signal(Signal::SIGUSR2);
+        cluster.wait_logged(mark);
+        cluster.signal(Signal::SIGKILL);
+        cluster.wait_exit();
+        cluster.expect_nothing_left();
+    }
+}
+
+#[test]
+fn a_worker_that_crashes_around_an_upgrade_is_replaced() {
+    let release = Release::of(RENEWAL);
+    let mut cluster = launch(&release).workers(2).start();
+    let address = cluster.wait_ready();
+    for _ in 0..3 {
+        cluster.signal(Signal::SIGUSR2);
+        cluster.wait_for("Upgrading");
+        send(who(address).pid, Signal::SIGKILL);
+        cluster.wait_for("reloaded: all workers");
+        cluster.wait_for_workers(2);
+    }
+    cluster.signal(Signal::SIGTERM);
+    cluster.expect_exit(0);
+}
+
+#[test]
+fn a_function_that_does_not_return_is_cut_short_at_the_end_of_the_grace_period() {
+    let release = Release::of(RENEWAL);
+    release.set_mode("blocked first");
+    let mut cluster = launch(&release).workers(1).env("CLUSTER_GRACE", "1s").start();
+    cluster.wait_ready();
+    release.set_mode("good second");
+    cluster.signal(Signal::SIGUSR2);
+    cluster.wait_for("Upgrading");
+    cluster.wait_logged("upgrade abandoned");
+    cluster.signal(Signal::SIGTERM);
+    cluster.expect_exit(0);
+}
