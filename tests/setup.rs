@@ -2,11 +2,12 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
+use std::io::Read as _;
 use std::net::{SocketAddr, TcpListener};
 use std::os::unix::fs::PermissionsExt as _;
 use std::path::Path;
 use std::process::{Command, Stdio};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use nix::unistd::{Pid, getuid};
 use support::scratch::Scratch;
@@ -154,13 +155,35 @@ fn prefixed_lines_come_whole_and_in_order_however_many_print_at_once() {
 fn what_workers_print_last_is_not_lost_even_without_a_newline() {
     let mut cluster = setup(["output=prefixed"]).env("CHATTER", "last-words").start();
     cluster.wait_for("2 workers ready");
-    stop_and_look(&mut cluster, |log| {
-        for slot in [0, 1] {
-            let lines: Vec<_> = log.lines().filter(|line| line.starts_with(&format!("slot={slot} "))).collect();
-            assert_eq!(lines.iter().filter(|line| line.contains(": farewell ")).count(), 600, "{log}");
-            assert_eq!(lines.iter().filter(|line| line.ends_with(": no newline after this")).count(), 1, "{log}");
-        }
+    stop_and_look(&mut cluster, expect_last_words);
+}
+
+#[test]
+fn what_workers_print_last_is_not_lost_on_a_reader_that_comes_late() {
+    let (mut unread, stdout) = std::io::pipe().unwrap();
+    let launch = setup(["output=prefixed"]).env("CHATTER", "last-words").with(|command| _ = command.stdout(stdout));
+    let mut cluster = launch.start();
+    cluster.wait_for("2 workers ready");
+    cluster.signal(Signal::SIGTERM);
+    // All workers are gone, and most of what they have printed is on its way.
+    cluster.wait_for("cluster: stopped");
+    let stopped = Instant::now();
+    cluster.wait_until("the primary to have nothing else to do", |_| {
+        (stopped.elapsed() > Duration::from_secs(1)).then_some(())
     });
+    let mut log = String::new();
+    unread.read_to_string(&mut log).unwrap();
+    cluster.expect_exit(0);
+    expect_last_words(&log);
+}
+
+#[track_caller]
+fn expect_last_words(log: &str) {
+    for slot in [0, 1] {
+        let lines: Vec<_> = log.lines().filter(|line| line.starts_with(&format!("slot={slot} "))).collect();
+        assert_eq!(lines.iter().filter(|line| line.contains(": farewell ")).count(), 2000, "{log}");
+        assert_eq!(lines.iter().filter(|line| line.ends_with(": no newline after this")).count(), 1, "{log}");
+    }
 }
 
 #[track_caller]

@@ -131,7 +131,8 @@ async fn last_words() -> cluster::Result {
     let worker = worker();
     worker.ready();
     worker.shutdown().await;
-    for number in 0..LINES {
+    // Less than a pipe holds, and more with the prefixes.
+    for number in 0..2000 {
         println!("farewell {number}");
     }
     print!("no newline after this");

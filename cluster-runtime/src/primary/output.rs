@@ -119,7 +119,7 @@ async fn print(stream: Stream, mut lines: Lines, pipe: pipe::Receiver, mut endin
         tokio::select! {
             biased;
             _ = ending.wait_for(|ends| *ends) => {
-                print_rest(stream, &mut lines, &pipe);
+                stream.write(&take_rest(&mut lines, &pipe));
                 break;
             }
             ready = pipe.readable() => if ready.is_err() || !print_some(stream, &mut lines, &pipe) {
@@ -144,17 +144,17 @@ fn print_some(stream: Stream, lines: &mut Lines, pipe: &pipe::Receiver) -> bool 
 }
 
 /// What is in the pipe now, and no more: a process that a worker has left behind may go on writing for ever.
-fn print_rest(stream: Stream, lines: &mut Lines, pipe: &pipe::Receiver) {
+fn take_rest(lines: &mut Lines, pipe: &pipe::Receiver) -> Vec<u8> {
     let mut buffer = [0; READ];
-    let mut left = MOST_LEFT;
+    let (mut text, mut left) = (Vec::new(), MOST_LEFT);
     // Past tokio, whose idea of what there is to read may be older than what the worker wrote last.
-    while let Ok(len @ 1..) = read(pipe.as_fd(), &mut buffer) {
-        stream.write(&lines.take(&buffer[..len]));
+    while left > 0
+        && let Ok(len @ 1..) = read(pipe.as_fd(), &mut buffer)
+    {
+        text.append(&mut lines.take(&buffer[..len]));
         left = left.saturating_sub(len);
-        if left == 0 {
-            return;
-        }
     }
+    text
 }
 
 #[derive(Clone, Copy, Debug)]
@@ -274,6 +274,19 @@ mod tests {
                 assert_eq!(text.matches('x').count(), len);
             }
         }
+    }
+
+    #[tokio::test]
+    async fn the_rest_of_a_pipe_is_what_is_in_it_also_while_somebody_holds_it_open() {
+        let (ours, theirs) = nix::unistd::pipe().unwrap();
+        let pipe = pipe::Receiver::from_owned_fd(ours).unwrap();
+        let line = [&b"x".repeat(99)[..], b"\n"].concat();
+        nix::unistd::write(&theirs, &line.repeat(500)).unwrap();
+        nix::unistd::write(&theirs, b"open").unwrap();
+        let mut lines = lines();
+        assert_eq!(take_rest(&mut lines, &pipe).len(), 500 * (3 + line.len()));
+        assert_eq!(lines.end(), b"w: open\n");
+        drop(theirs);
     }
 
     #[test]
