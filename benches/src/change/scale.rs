@@ -1,0 +1,38 @@
+//! From one worker to eight and back, under load.
+
+use nix::sys::signal::Signal;
+use std::time::Duration;
+
+use super::add_requests;
+use super::load::{Load, Manner};
+use super::options::Options;
+use super::report::{Bar, Report};
+use super::service::Service;
+
+const MOST: usize = 8;
+
+pub(crate) fn measure(options: &Options, report: &mut Report) -> Result<(), String> {
+    let service = Service::start(1, Duration::ZERO)?;
+    let load = Load::start(&service.target, Manner::default());
+    let cycles = (1..=options.amount.cycles)
+        .try_for_each(|number| cycle(&service, &load).map_err(|reason| format!("cycle {number}: {reason}")));
+    let tally = load.stop();
+    cycles.map_err(|reason| {
+        format!("{reason} ({} answered, {} failed until then)", tally.answers(), tally.failures.len())
+    })?;
+    report.add("cycles, each worker seen to answer", options.amount.cycles as f64, Bar::None);
+    let note = format!("{} times from 1 worker to {MOST} and back.", options.amount.cycles);
+    add_requests(report, &note, &tally, 1);
+    Ok(())
+}
+
+fn cycle(service: &Service, load: &Load) -> Result<(), String> {
+    for count in 2..=MOST {
+        service.scale(Signal::SIGTTIN, count)?;
+    }
+    service.wait_for_answers(MOST, load)?;
+    for count in (1..MOST).rev() {
+        service.scale(Signal::SIGTTOU, count)?;
+    }
+    service.wait_for_workers(1).map(|_| ())
+}
