@@ -15,6 +15,8 @@ use crate::process;
 use crate::running::{send, within};
 
 const WORKERS: usize = 4;
+/// So many that every client has failed several times.
+const FAILURES: u64 = 1000;
 const LONGEST: Duration = Duration::from_secs(60);
 
 pub(crate) fn measure(options: &Options, report: &mut Report) -> Result<(), String> {
@@ -23,31 +25,38 @@ pub(crate) fn measure(options: &Options, report: &mut Report) -> Result<(), Stri
     let requests = options.amount.requests / 20;
     let enough = within(LONGEST, || load.requests() >= requests);
     let killed = Instant::now();
-    kill_all(&service);
-    // Each client fails at least once.
-    thread::sleep(Duration::from_secs(1));
+    kill_all(&service, &load);
+    // Time for each client to fail at least once.
+    let failing = within(LONGEST, || load.requests() >= load.answered() + FAILURES);
     let tally = load.stop();
-    if !enough {
-        return Err(format!("{} requests in {LONGEST:?}", tally.answers()));
+    if !enough || !failing {
+        return Err(format!("{} answers and {} failures in {LONGEST:?}", tally.answers(), tally.failures.len()));
     }
     let (after, before): (Vec<_>, Vec<_>) = tally.failures.into_iter().partition(|failure| failure.ended >= killed);
     report.add("requests answered, nothing changed", tally.answered.values().sum::<u64>() as f64, Bar::None);
     report.add("requests failed, nothing changed", before.len() as f64, Bar::AtMost(0.0));
     let after = Tally { failures: after, ..Tally::default() };
-    for fate in [Fate::Refused, Fate::KeptReset] {
-        report.add(format!("{fate}, all processes killed"), after.of(fate) as f64, Bar::AtLeast(1.0));
+    for fate in Fate::ALL {
+        let bar = if matches!(fate, Fate::Refused | Fate::KeptReset) { Bar::AtLeast(1.0) } else { Bar::None };
+        report.add(format!("{fate}, all processes killed"), after.of(fate) as f64, bar);
     }
     Ok(())
 }
 
-/// Of a service that is dropped afterwards.
-fn kill_all(service: &Service) {
+/// Of a service that is dropped afterwards: while every client waits for an answer, so that none can know before it asks.
+fn kill_all(service: &Service, load: &Load) {
     let workers = service.workers();
-    for pid in workers.iter().copied().chain([service.primary()]) {
-        send(pid, Signal::SIGSTOP);
-    }
+    let all = || workers.iter().copied().chain([service.primary()]);
+    all().for_each(|pid| send(pid, Signal::SIGSTOP));
+    within(LONGEST, || all().all(process::is_stopped) && stands_still(load));
     // The primary first, or there were replacements.
     send(service.primary(), Signal::SIGKILL);
     workers.iter().for_each(|pid| send(*pid, Signal::SIGKILL));
     within(LONGEST, || workers.iter().all(|pid| !process::lives(*pid)));
+}
+
+fn stands_still(load: &Load) -> bool {
+    let before = load.requests();
+    thread::sleep(Duration::from_millis(100));
+    load.requests() == before
 }
