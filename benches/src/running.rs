@@ -116,6 +116,8 @@ pub(crate) fn end(child: &mut Child) {
     // Not SIGKILL: workers would go on for a moment, beside the next peer.
     if child.try_wait().is_ok_and(|status| status.is_none()) {
         send(child.id(), Signal::SIGTERM);
+        // It may have been stopped.
+        send(child.id(), Signal::SIGCONT);
     }
     if !within(PATIENCE, || child.try_wait().is_ok_and(|status| status.is_some())) {
         _ = child.kill();

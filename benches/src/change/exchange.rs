@@ -90,6 +90,7 @@ pub(crate) struct Connection {
     stream: Box<dyn Stream>,
     /// Who gave the last answer.
     pub(crate) answerer: Option<Answerer>,
+    answers: u64,
     received: Vec<u8>,
 }
 
@@ -169,10 +170,15 @@ impl Connection {
         };
         let connected: io::Result<_> = in_time(deadline, connect).await?;
         let stream = connected.map_err(|error| Failed::new(Fate::Refused, &error))?;
-        Ok(Self { stream, answerer: None, received: Vec::new() })
+        Ok(Self { stream, answerer: None, answers: 0, received: Vec::new() })
     }
 
-    /// Whether the server has closed it. What it would be unjust to call a failure, as long as nothing was written since.
+    /// How many requests were answered on it.
+    pub(crate) fn answers(&self) -> u64 {
+        self.answers
+    }
+
+    /// Whether the server has closed it, which is its right while nothing is asked.
     pub(crate) fn is_closed(&self) -> bool {
         self.stream.is_closed()
     }
@@ -207,6 +213,7 @@ impl Connection {
             return Err(Failed::new(Fate::Wrong, &"the body is another"));
         }
         let answerer = Answerer::parse(&head.who);
+        self.answers += 1;
         self.answerer = Some(answerer.ok_or_else(|| Failed::new(Fate::Wrong, &"nobody says who answers"))?);
         Ok(!head.closes)
     }

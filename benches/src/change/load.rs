@@ -71,6 +71,8 @@ struct Client {
 
 /// After a failure, so that a service that is gone is not asked without end.
 const AFTER_FAILURE: Duration = Duration::from_millis(10);
+/// Then the client closes a kept connection, so that newcomers among the workers get some of the kept ones, too.
+const MOST_REQUESTS: u64 = 200;
 /// The longest pause of a client that pauses: twice as long as a draining worker waits for an idle connection.
 const LONGEST_PAUSE: Duration = Duration::from_secs(1);
 
@@ -219,7 +221,7 @@ impl Client {
             self.tally.closed_idle += 1;
             return None;
         }
-        Some(connection)
+        (connection.answers() < MOST_REQUESTS).then_some(connection)
     }
 
     /// Of any length up to the longest.
@@ -235,3 +237,6 @@ pub(crate) const fn roll(mut dice: u64) -> u64 {
     dice ^= dice >> 7;
     dice ^ (dice << 17)
 }
+
+#[cfg(test)]
+mod tests;
