@@ -79,3 +79,30 @@ fn tasks(pid: u32) -> impl Iterator<Item = std::path::PathBuf> {
 fn state(pid: u32) -> Option<char> {
     fs::read_to_string(format!("/proc/{pid}/stat")).ok()?.rsplit(')').next()?.trim_start().chars().next()
 }
+
+#[cfg(test)]
+mod tests {
+    use std::sync::mpsc::channel;
+    use std::{process, thread};
+
+    use super::*;
+
+    #[test]
+    fn a_thread_that_wakes_up_is_noticed() {
+        let pid = process::id();
+        let (done, is_done) = channel();
+        let (end, is_ended) = channel::<()>();
+        let before = voluntary_switches(pid);
+        let thread = thread::spawn(move || {
+            (0..20).for_each(|_| thread::sleep(Duration::from_millis(1)));
+            done.send(()).unwrap();
+            // A thread that has ended is no longer counted.
+            _ = is_ended.recv();
+        });
+        is_done.recv().unwrap();
+        let after = voluntary_switches(pid);
+        drop(end);
+        thread.join().unwrap();
+        assert!(after >= before + 20, "{before} and then {after}");
+    }
+}

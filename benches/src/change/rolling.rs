@@ -18,72 +18,78 @@ const LONGEST: Duration = Duration::from_secs(60 * 60);
 struct Outcome {
     done: usize,
     tally: Tally,
-    /// The highest generation that answered.
-    generation: u64,
+    /// Generations that should have answered, and did not.
+    unseen: u64,
+    /// Why it was not enough.
+    result: Result<(), String>,
 }
 
 pub(crate) fn measure_reloads(options: &Options, report: &mut Report) -> Result<(), String> {
     let amount = options.amount;
     let slow_reloads = amount.reloads.div_ceil(10);
-    let slow = under_load(SLOW_START, |service, _| service.reload(), |done, _| done >= slow_reloads)?;
-    let (reloads, requests) = (amount.reloads - slow_reloads, amount.requests.saturating_sub(slow.tally.answers()));
-    let quick = under_load(
-        Duration::ZERO,
-        |service, _| service.reload(),
-        |done, load| done >= reloads && load.answered() >= requests,
-    )?;
+    let mut outcome = under_load(SLOW_START, Service::reload, |done, _| done >= slow_reloads)?;
+    let slow = outcome.done;
+    if outcome.result.is_ok() {
+        let requests = amount.requests.saturating_sub(outcome.tally.answers());
+        let is_enough = |done, load: &Load| done >= amount.reloads - slow && load.answered() >= requests;
+        outcome.follow(under_load(Duration::ZERO, Service::reload, is_enough)?);
+    }
+    report.add("reloads", outcome.done as f64, Bar::AtLeast(amount.reloads as f64));
+    report.add("of them with workers that are slow to start", slow as f64, Bar::AtLeast(slow_reloads as f64));
     let note = format!(
-        "{} reloads of {WORKERS} workers that take {SLOW_START:?} to start, then {} of such that start at once, one after the other.",
-        slow.done, quick.done
+        "{slow} reloads of {WORKERS} workers that take {SLOW_START:?} to start, then {} of such that start at once, one after the other.",
+        outcome.done - slow
     );
-    report.add("reloads", (slow.done + quick.done) as f64, Bar::AtLeast(amount.reloads as f64));
-    report.add("of them with workers that are slow to start", slow.done as f64, Bar::AtLeast(slow_reloads as f64));
-    // The first generation was there before the first reload.
-    let unseen = [&slow, &quick].map(|outcome| (outcome.done as u64 + 1).saturating_sub(outcome.generation));
-    report.add("generations short of the last that answered", unseen.iter().sum::<u64>() as f64, Bar::AtMost(0.0));
-    let mut tally = slow.tally;
-    tally.merge(quick.tally);
-    add_requests(report, &note, &tally, amount.requests);
-    Ok(())
+    outcome.add_to(report, &note, amount.requests)
 }
 
 pub(crate) fn measure_upgrades(options: &Options, report: &mut Report) -> Result<(), String> {
     let upgrades = options.amount.upgrades;
-    let outcome = under_load(Duration::ZERO, |service, _| service.upgrade(), |done, _| done >= upgrades)?;
-    let note = format!("{} upgrades of a primary with {WORKERS} workers, one after the other.", outcome.done);
+    let outcome = under_load(Duration::ZERO, Service::upgrade, |done, _| done >= upgrades)?;
     report.add("upgrades under one pid", outcome.done as f64, Bar::AtLeast(upgrades as f64));
-    let unseen = (outcome.done as u64 + 1).saturating_sub(outcome.generation);
-    report.add("generations short of the last that answered", unseen as f64, Bar::AtMost(0.0));
-    add_requests(report, &note, &outcome.tally, 1);
-    Ok(())
+    let note = format!("{} upgrades of a primary with {WORKERS} workers, one after the other.", outcome.done);
+    outcome.add_to(report, &note, 1)
+}
+
+impl Outcome {
+    fn follow(&mut self, next: Self) {
+        self.done += next.done;
+        self.tally.merge(next.tally);
+        self.unseen += next.unseen;
+        self.result = next.result;
+    }
+
+    fn add_to(self, report: &mut Report, note: &str, requests: u64) -> Result<(), String> {
+        report.add("generations that never answered, at the end", self.unseen as f64, Bar::AtMost(0.0));
+        add_requests(report, note, &self.tally, requests);
+        self.result
+    }
 }
 
 /// Changes a service under load, again and again, until it is enough.
 fn under_load(
     start_delay: Duration,
-    mut change: impl FnMut(&mut Service, &Load) -> Result<(), String>,
+    change: fn(&mut Service) -> Result<(), String>,
     is_enough: impl Fn(usize, &Load) -> bool,
 ) -> Result<Outcome, String> {
     let mut service = Service::start(WORKERS, start_delay)?;
     let load = Load::start(&service.target, Manner::default());
     let began = Instant::now();
     let mut done = 0;
-    let changed = loop {
+    let result = loop {
         if is_enough(done, &load) {
             break service.wait_for_answers(WORKERS, &load);
         }
         if began.elapsed() > LONGEST {
-            break Err(format!("too slow: {done} changes and {} requests in {LONGEST:?}", load.requests()));
+            break Err(format!("{done} changes and {} requests in {LONGEST:?} are not enough", load.requests()));
         }
-        if let Err(reason) = change(&mut service, &load) {
+        if let Err(reason) = change(&mut service) {
             break Err(format!("change {}: {reason}", done + 1));
         }
         done += 1;
     };
-    let generation = load.answerers().iter().map(|answerer| answerer.generation).max().unwrap_or_default();
-    let tally = load.stop();
-    changed.map_err(|reason| {
-        format!("{reason} ({} answered, {} failed until then)", tally.answers(), tally.failures.len())
-    })?;
-    Ok(Outcome { done, tally, generation })
+    let highest = load.answerers().iter().map(|answerer| answerer.generation).max().unwrap_or_default();
+    // One was there before the first change.
+    let unseen = (done as u64 + 1).saturating_sub(highest);
+    Ok(Outcome { done, tally: load.stop(), unseen, result })
 }

@@ -14,16 +14,16 @@ const MOST: usize = 8;
 pub(crate) fn measure(options: &Options, report: &mut Report) -> Result<(), String> {
     let service = Service::start(1, Duration::ZERO)?;
     let load = Load::start(&service.target, Manner::default());
-    let cycles = (1..=options.amount.cycles)
-        .try_for_each(|number| cycle(&service, &load).map_err(|reason| format!("cycle {number}: {reason}")));
+    let mut done = 0;
+    let result = (1..=options.amount.cycles).try_for_each(|number| {
+        cycle(&service, &load).map_err(|reason| format!("cycle {number}: {reason}"))?;
+        done = number;
+        Ok(())
+    });
     let tally = load.stop();
-    cycles.map_err(|reason| {
-        format!("{reason} ({} answered, {} failed until then)", tally.answers(), tally.failures.len())
-    })?;
-    report.add("cycles, each worker seen to answer", options.amount.cycles as f64, Bar::None);
-    let note = format!("{} times from 1 worker to {MOST} and back.", options.amount.cycles);
-    add_requests(report, &note, &tally, 1);
-    Ok(())
+    report.add("cycles, each worker seen to answer", done as f64, Bar::AtLeast(options.amount.cycles as f64));
+    add_requests(report, &format!("{done} times from 1 worker to {MOST} and back."), &tally, 1);
+    result
 }
 
 fn cycle(service: &Service, load: &Load) -> Result<(), String> {

@@ -69,7 +69,7 @@ impl Service {
     }
 
     /// Replaces all workers.
-    pub(crate) fn reload(&self) -> Result<(), String> {
+    pub(crate) fn reload(&mut self) -> Result<(), String> {
         self.order(Signal::SIGHUP, "reloading: ", "reload abandoned")?;
         self.hear_reloaded()
     }

@@ -37,7 +37,7 @@ fn an_honest_server_fails_nobody() {
 
 #[test]
 fn a_server_may_say_that_it_closes() {
-    let server: Behaviour = |_, body| Deed::Close(with_header(answer(body), "connection: close"));
+    let server: Behaviour = |_, body| Deed::Close(with_header(&answer(body), "connection: close"));
     let tally = tally_until(server, PATIENT, |load| load.answered() > 1000);
     assert_eq!(fates(&tally), []);
     assert!(tally.told_to_close > 0);
@@ -184,7 +184,7 @@ impl Drop for Server {
     }
 }
 
-fn converse<S: Read + Write>(mut stream: S, behaviour: Behaviour, reset: fn(S)) {
+fn converse<S: Read + Write>(mut stream: S, behaviour: Behaviour, reset: fn(&S)) {
     for number in 0.. {
         let Ok(body) = receive(&mut stream) else { return };
         match behaviour(number, &body) {
@@ -193,18 +193,18 @@ fn converse<S: Read + Write>(mut stream: S, behaviour: Behaviour, reset: fn(S)) 
                 _ = stream.write_all(&bytes);
                 return;
             }
-            Deed::Reset => return reset(stream),
+            Deed::Reset => return reset(&stream),
             Deed::Nothing => {}
         }
     }
 }
 
-fn reset_tcp(stream: TcpStream) {
-    socket2::SockRef::from(&stream).set_linger(Some(Duration::ZERO)).unwrap();
+fn reset_tcp(stream: &TcpStream) {
+    socket2::SockRef::from(stream).set_linger(Some(Duration::ZERO)).unwrap();
 }
 
 /// A Unix socket is reset only if something is left unread; an end is all that there is here.
-fn reset_unix(_: UnixStream) {}
+fn reset_unix(_: &UnixStream) {}
 
 /// The body of a request.
 fn receive(stream: &mut impl Read) -> io::Result<Vec<u8>> {
@@ -231,7 +231,7 @@ fn answer(body: &[u8]) -> Vec<u8> {
     [head.as_bytes(), body].concat()
 }
 
-fn with_header(answer: Vec<u8>, header: &str) -> Vec<u8> {
+fn with_header(answer: &[u8], header: &str) -> Vec<u8> {
     let line = b"HTTP/1.1 200 OK\r\n";
     [line, header.as_bytes(), b"\r\n", &answer[line.len()..]].concat()
 }
