@@ -82,27 +82,18 @@ fn state(pid: u32) -> Option<char> {
 
 #[cfg(test)]
 mod tests {
-    use std::sync::mpsc::channel;
-    use std::{process, thread};
+    use std::process::Command;
 
     use super::*;
+    use crate::running::within;
 
     #[test]
-    fn a_thread_that_wakes_up_is_noticed() {
-        let pid = process::id();
-        let (done, is_done) = channel();
-        let (end, is_ended) = channel::<()>();
-        let before = voluntary_switches(pid);
-        let thread = thread::spawn(move || {
-            (0..20).for_each(|_| thread::sleep(Duration::from_millis(1)));
-            done.send(()).unwrap();
-            // A thread that has ended is no longer counted.
-            _ = is_ended.recv();
-        });
-        is_done.recv().unwrap();
-        let after = voluntary_switches(pid);
-        drop(end);
-        thread.join().unwrap();
-        assert!(after >= before + 20, "{before} and then {after}");
+    fn a_process_that_wakes_up_is_noticed() {
+        let mut waking = Command::new("sh").args(["-c", "while sleep 0.01; do :; done"]).spawn().unwrap();
+        let before = voluntary_switches(waking.id());
+        let noticed = within(Duration::from_secs(60), || voluntary_switches(waking.id()) >= before + 5);
+        waking.kill().unwrap();
+        waking.wait().unwrap();
+        assert!(noticed);
     }
 }

@@ -21,7 +21,8 @@ pub(crate) fn measure(options: &Options, report: &mut Report) -> Result<(), Stri
     if before.keys().ne(after.keys()) {
         return Err("workers came or went while they should have idled".into());
     }
-    let woken: BTreeMap<u32, u64> = before.iter().map(|(pid, count)| (*pid, after[pid] - count)).collect();
+    // Less than before tells of a thread that has ended, and woke up for it.
+    let woken: BTreeMap<u32, u64> = before.iter().map(|(pid, count)| (*pid, after[pid].abs_diff(*count))).collect();
     let primary = woken[&service.primary()];
     let workers: u64 = woken.values().sum::<u64>() - primary;
     report.add("workers", (woken.len() - 1) as f64, Bar::AtLeast(count as f64));
