@@ -8,8 +8,12 @@ use super::load::{Load, Manner};
 use super::options::Options;
 use super::report::{Bar, Report};
 use super::service::Service;
+use crate::running::within;
 
 const MOST: usize = 8;
+/// Answers between growing and shrinking: so many that the new workers have kept connections, too, when they go.
+const BETWEEN: u64 = 10_000;
+const LONGEST: Duration = Duration::from_secs(60);
 
 pub(crate) fn measure(options: &Options, report: &mut Report) -> Result<(), String> {
     let service = Service::start(1, Duration::ZERO)?;
@@ -31,6 +35,10 @@ fn cycle(service: &Service, load: &Load) -> Result<(), String> {
         service.scale(Signal::SIGTTIN, count)?;
     }
     service.wait_for_answers(MOST, load)?;
+    let enough = load.answered() + BETWEEN;
+    if !within(LONGEST, || load.answered() >= enough) {
+        return Err(format!("no {BETWEEN} answers in {LONGEST:?}"));
+    }
     for count in (1..MOST).rev() {
         service.scale(Signal::SIGTTOU, count)?;
     }
