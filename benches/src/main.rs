@@ -1,8 +1,9 @@
-//! Side-by-side figures: `cargo run --release -p benches -- compare`.
+//! Side-by-side figures, `cargo run --release -p benches -- compare`, and the long run that shows what changes cost, `… -- change`.
 //!
-//! Peers run in turn, round after round, on the same machine in one run; what is reported is the median of the rounds. Beside
+//! In `compare`, peers run in turn, round after round, on the same machine in one run; what is reported is the median of the rounds. Beside
 //! requests per second stands the CPU time of the peer's whole process tree, because the machine is shared with the client.
 
+mod change;
 mod client;
 mod compare;
 mod measure;
@@ -20,13 +21,19 @@ use std::process::ExitCode;
 use options::{Options, USAGE};
 
 fn main() -> ExitCode {
-    let mut arguments = env::args().skip(1);
-    let result = match arguments.next().as_deref() {
-        Some("compare") => Options::parse(arguments).and_then(|options| compare::run(&options)),
-        _ => Err(USAGE.into()),
+    let arguments: Vec<String> = env::args().skip(1).collect();
+    let rest = arguments.iter().skip(1).cloned();
+    let result = match arguments.first().map(String::as_str) {
+        Some("compare") => Options::parse(rest).and_then(|options| compare::run(&options)).map(|()| true),
+        Some("change") => {
+            let command = format!("cargo run --release -p benches -- {}", arguments.join(" "));
+            change::Options::parse(rest).and_then(|options| change::run(&options, &command))
+        }
+        _ => Err(format!("{USAGE}\n{}", change::USAGE)),
     };
     match result {
-        Ok(()) => ExitCode::SUCCESS,
+        Ok(true) => ExitCode::SUCCESS,
+        Ok(false) => ExitCode::FAILURE,
         Err(message) => {
             eprintln!("{message}");
             ExitCode::from(2)

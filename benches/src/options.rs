@@ -39,6 +39,7 @@ impl Options {
     }
 }
 
-fn positive(key: &str, value: &str) -> Result<usize, String> {
+/// A number that makes sense as an amount.
+pub(crate) fn positive(key: &str, value: &str) -> Result<usize, String> {
     value.parse().ok().filter(|number| *number > 0).ok_or_else(|| format!("{key} {value}: not a positive whole number"))
 }

@@ -26,9 +26,31 @@ pub(crate) fn lives(pid: u32) -> bool {
     state(pid).is_some_and(|state| state != 'Z')
 }
 
+/// Whether it has ended and nobody has asked how.
+pub(crate) fn is_zombie(pid: u32) -> bool {
+    state(pid) == Some('Z')
+}
+
+/// How many descriptors it has open.
+pub(crate) fn descriptors(pid: u32) -> usize {
+    fs::read_dir(format!("/proc/{pid}/fd")).into_iter().flatten().count()
+}
+
+/// How often the threads of one process have gone to sleep by themselves so far, without those that have ended. Whoever sleeps
+/// once more has woken up.
+pub(crate) fn voluntary_switches(pid: u32) -> u64 {
+    let texts = tasks(pid).filter_map(|task| fs::read_to_string(task.join("status")).ok());
+    let count = |text: String| {
+        text.lines().find_map(|line| line.strip_prefix("voluntary_ctxt_switches:")?.trim().parse::<u64>().ok())
+    };
+    texts.filter_map(count).sum()
+}
+
 /// Memory of one process, or a mean of several.
 #[derive(Clone, Copy, Default)]
 pub(crate) struct Memory {
+    /// With all of what others have, too (RSS).
+    pub(crate) resident_mib: f64,
     /// That nobody else has.
     pub(crate) private_mib: f64,
     /// With its share of what others have, too (PSS).
@@ -42,7 +64,11 @@ pub(crate) fn memory(pid: u32) -> Memory {
         let lines = rollup.lines().filter(|line| line.starts_with(key));
         lines.filter_map(|line| line.split_whitespace().nth(1)?.parse::<f64>().ok()).sum::<f64>() / 1024.0
     };
-    Memory { private_mib: mib("Private_Dirty:") + mib("Private_Clean:"), proportional_mib: mib("Pss:") }
+    Memory {
+        resident_mib: mib("Rss:"),
+        private_mib: mib("Private_Dirty:") + mib("Private_Clean:"),
+        proportional_mib: mib("Pss:"),
+    }
 }
 
 fn tasks(pid: u32) -> impl Iterator<Item = std::path::PathBuf> {
@@ -52,4 +78,22 @@ fn tasks(pid: u32) -> impl Iterator<Item = std::path::PathBuf> {
 /// The name before it, in parentheses, may hold anything.
 fn state(pid: u32) -> Option<char> {
     fs::read_to_string(format!("/proc/{pid}/stat")).ok()?.rsplit(')').next()?.trim_start().chars().next()
+}
+
+#[cfg(test)]
+mod tests {
+    use std::process::Command;
+
+    use super::*;
+    use crate::running::within;
+
+    #[test]
+    fn a_process_that_wakes_up_is_noticed() {
+        let mut waking = Command::new("sh").args(["-c", "while sleep 0.01; do :; done"]).spawn().unwrap();
+        let before = voluntary_switches(waking.id());
+        let noticed = within(Duration::from_secs(60), || voluntary_switches(waking.id()) >= before + 5);
+        waking.kill().unwrap();
+        waking.wait().unwrap();
+        assert!(noticed);
+    }
 }

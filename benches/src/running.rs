@@ -58,7 +58,11 @@ impl Running {
     pub(crate) fn memory_per_worker(&self) -> Memory {
         let each: Vec<Memory> = self.workers().into_iter().map(process::memory).collect();
         let mean = |part: fn(&Memory) -> f64| each.iter().map(part).sum::<f64>() / each.len() as f64;
-        Memory { private_mib: mean(|one| one.private_mib), proportional_mib: mean(|one| one.proportional_mib) }
+        Memory {
+            resident_mib: mean(|one| one.resident_mib),
+            private_mib: mean(|one| one.private_mib),
+            proportional_mib: mean(|one| one.proportional_mib),
+        }
     }
 
     /// Kills every worker at once and measures how long nobody answers: a killed worker's replacement has to be up. A client that
@@ -96,29 +100,33 @@ impl Running {
             assert!(since.elapsed() < Duration::from_secs(30), "{} never rests", self.address);
         }
     }
-
-    /// Politely first; then not, so that nothing is left behind.
-    fn end(&mut self) {
-        const PATIENCE: Duration = Duration::from_secs(10);
-        let workers = self.workers();
-        // Not SIGKILL: workers would go on for a moment, beside the next peer.
-        send(self.child.id(), Signal::SIGTERM);
-        if !within(PATIENCE, || self.child.try_wait().is_ok_and(|status| status.is_some())) {
-            _ = self.child.kill();
-            _ = self.child.wait();
-        }
-        for pid in workers {
-            if !within(PATIENCE, || !process::lives(pid)) {
-                send(pid, Signal::SIGKILL);
-            }
-        }
-    }
 }
 
 impl Drop for Running {
     fn drop(&mut self) {
-        self.end();
+        end(&mut self.child);
         _ = fs::remove_dir_all(&self.scratch);
+    }
+}
+
+/// Ends a program and its workers, politely first; then not, so that nothing is left behind.
+pub(crate) fn end(child: &mut Child) {
+    const PATIENCE: Duration = Duration::from_secs(10);
+    let workers = process::children(child.id());
+    // Not SIGKILL: workers would go on for a moment, beside the next peer.
+    if child.try_wait().is_ok_and(|status| status.is_none()) {
+        send(child.id(), Signal::SIGTERM);
+        // It may have been stopped.
+        send(child.id(), Signal::SIGCONT);
+    }
+    if !within(PATIENCE, || child.try_wait().is_ok_and(|status| status.is_some())) {
+        _ = child.kill();
+        _ = child.wait();
+    }
+    for pid in workers {
+        if !within(PATIENCE, || !process::lives(pid)) {
+            send(pid, Signal::SIGKILL);
+        }
     }
 }
 
@@ -140,6 +148,6 @@ pub(crate) fn within(patience: Duration, mut condition: impl FnMut() -> bool) ->
 }
 
 /// An address that was free a moment ago.
-fn free_address() -> SocketAddr {
+pub(crate) fn free_address() -> SocketAddr {
     TcpListener::bind("127.0.0.1:0").and_then(|listener| listener.local_addr()).expect("loopback has a free port")
 }

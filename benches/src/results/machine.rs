@@ -8,10 +8,11 @@ use crate::wrk;
 
 /// One line for the machine, and one for the versions.
 pub(crate) fn note(installed: &[&Peer]) -> String {
-    format!("Machine: {}.\nVersions: {}.\n", machine(), versions(installed).join(", "))
+    format!("Machine: {}.\nVersions: {}.\n", describe(), versions(installed).join(", "))
 }
 
-fn machine() -> String {
+/// What the machine is.
+pub(crate) fn describe() -> String {
     let cores = thread::available_parallelism().map_or(1, usize::from);
     let processors = fs::read_to_string("/proc/cpuinfo").unwrap_or_default();
     let model = processors.lines().find_map(|line| line.strip_prefix("model name")?.split_once(": "));

@@ -3,7 +3,7 @@
 mod bars;
 mod charts;
 mod figure;
-mod machine;
+pub(crate) mod machine;
 mod markdown;
 mod samples;
 mod svg;
@@ -12,27 +12,43 @@ use std::path::{Path, PathBuf};
 use std::{env, fs};
 
 pub(crate) use figure::{Beside, Fate, Figure, KEPT_OVER, Rank};
+pub(crate) use markdown::brief;
 pub(crate) use samples::Samples;
 
 use crate::options::Options;
 use crate::peer::Peer;
 
-/// Into `benches/results`, or, if it was but a trial, where nothing is kept; and the table to stdout, too.
-pub(crate) fn write(options: &Options, installed: &[&Peer], missing: &[&Peer], samples: &Samples) {
-    let directory = if options.is_trial() { trial() } else { Path::new(env!("CARGO_MANIFEST_DIR")).join("results") };
-    fs::create_dir_all(&directory).unwrap_or_else(|error| panic!("cannot make {}: {error}", directory.display()));
-    let write = |name: &str, text: &str| {
-        let path = directory.join(name);
+/// Where results are kept: `benches/results`, or, if it was but a trial, where nothing is kept.
+pub(crate) struct Place(PathBuf);
+
+impl Place {
+    pub(crate) fn new(is_trial: bool) -> Self {
+        let directory = if is_trial { trial() } else { Path::new(env!("CARGO_MANIFEST_DIR")).join("results") };
+        fs::create_dir_all(&directory).unwrap_or_else(|error| panic!("cannot make {}: {error}", directory.display()));
+        Self(directory)
+    }
+
+    pub(crate) fn path(&self) -> &Path {
+        &self.0
+    }
+
+    pub(crate) fn write(&self, name: &str, text: &str) {
+        let path = self.0.join(name);
         fs::write(&path, text).unwrap_or_else(|error| panic!("cannot write {}: {error}", path.display()));
-    };
+    }
+}
+
+/// The table goes to stdout, too.
+pub(crate) fn write(options: &Options, installed: &[&Peer], missing: &[&Peer], samples: &Samples) {
+    let place = Place::new(options.is_trial());
     let table = markdown::document(options, installed, missing, samples);
     print!("{table}");
-    write("compare.md", &table);
-    write("compare.csv", &samples.to_csv());
+    place.write("compare.md", &table);
+    place.write("compare.csv", &samples.to_csv());
     for (name, chart) in charts::all(installed, missing, samples) {
-        write(name, &chart.to_svg());
+        place.write(name, &chart.to_svg());
     }
-    eprintln!("written to {}", directory.display());
+    eprintln!("written to {}", place.path().display());
 }
 
 /// Beside the directory of this program, which cargo owns.
