@@ -15,7 +15,6 @@ use support::{Cluster, Launch, Signal, send};
 
 const RENEWAL: &str = env!("CARGO_BIN_EXE_renewal");
 const OTHER: &str = env!("CARGO_BIN_EXE_renewal-other");
-const WEB: &str = env!("CARGO_BIN_EXE_web");
 
 fn launch(release: &Release) -> Launch {
     Cluster::of(release.program().to_str().unwrap()).env("MODE", release.mode().to_str().unwrap())
@@ -28,6 +27,14 @@ fn releases(address: SocketAddr) -> BTreeSet<String> {
 /// Which file the primary runs.
 fn image(cluster: &Cluster) -> u64 {
     fs::metadata(format!("/proc/{}/exe", cluster.primary())).unwrap().ino()
+}
+
+/// Whoever asks may be quicker than what others have sent.
+#[track_caller]
+fn expect_total(cluster: &mut Cluster, address: SocketAddr, total: usize) {
+    let is_reached = || (http::body(address, "/total") == total.to_string()).then_some(());
+    cluster.wait_until("every message to be counted", |_| is_reached());
+    assert_eq!(http::body(address, "/total"), total.to_string(), "and no more");
 }
 
 #[track_caller]
@@ -76,9 +83,7 @@ fn ten_upgrades_in_a_row_leave_no_descriptor_and_no_process_behind() {
     }
     let (served, failures) = load.stop();
     assert!(served > 0 && failures.is_empty(), "{served} served, {failures:?}");
-    let after = cluster
-        .wait_until("the descriptors of before", |cluster| Some(descriptors(cluster)).filter(|count| *count <= before));
-    assert_eq!(after, before);
+    cluster.wait_until("the descriptors of before", |cluster| (descriptors(cluster) <= before).then_some(()));
     cluster.signal(Signal::SIGTERM);
     cluster.expect_exit(0);
 }
@@ -91,7 +96,7 @@ fn the_primary_function_carries_a_value_over_and_hears_of_every_worker_anew() {
     for _ in 0..7 {
         assert_eq!(http::get(address, "/hit").unwrap().status, 200);
     }
-    assert_eq!(http::body(address, "/total"), "7");
+    expect_total(&mut cluster, address, 7);
     cluster.signal(Signal::SIGUSR2);
     cluster.wait_for("Upgrading");
     cluster.wait_for("ends with 7 hits");
@@ -101,7 +106,7 @@ fn the_primary_function_carries_a_value_over_and_hears_of_every_worker_anew() {
     }
     cluster.wait_logged("reloaded: all workers");
     assert_eq!(http::get(address, "/hit").unwrap().status, 200);
-    assert_eq!(http::body(address, "/total"), "8");
+    expect_total(&mut cluster, address, 8);
 }
 
 #[test]
@@ -117,7 +122,7 @@ fn messages_that_nobody_has_taken_wait_for_the_next_program_and_none_is_lost_or_
     let line = cluster.wait_for("begins with");
     let taken: u64 = line.split(' ').nth(2).unwrap().parse().unwrap();
     assert!(taken < 40_000, "the upgrade came before the end of the messages: {taken}");
-    cluster.wait_until("every message to be counted", |_| (http::body(address, "/total") == "40000").then_some(()));
+    expect_total(&mut cluster, address, 40_000);
 }
 
 #[test]
@@ -131,7 +136,7 @@ fn requests_to_a_primary_function_that_has_returned_fail_at_once() {
     cluster.signal(Signal::SIGUSR2);
     cluster.wait_for("ends with 0 hits");
     let answer = asking.answer().unwrap().body;
-    assert!(answer.contains("without an answer") || answer.contains("unanswered") || !answer.is_empty(), "{answer}");
+    assert!(answer.contains("answer"), "{answer}");
     cluster.wait_logged("upgraded");
 }
 
@@ -189,7 +194,7 @@ fn expect_refused(cluster: &mut Cluster, address: SocketAddr, reason: &str) {
     let (served, failures) = load.stop();
     assert!(served > 0 && failures.is_empty(), "{failures:?}");
     assert_eq!((cluster.workers(), image(cluster)), (before, program));
-    assert_eq!(http::body(address, "/total"), "1", "the primary function has not been disturbed");
+    expect_total(cluster, address, 1);
 }
 
 #[test]
@@ -235,8 +240,8 @@ fn a_program_with_another_kind_of_dispatch_is_refused() {
     let release = Release::of(RENEWAL);
     let mut cluster = launch(&release).workers(2).start();
     let address = cluster.wait_ready();
-    release.deploy(WEB);
-    expect_refused(&mut cluster, address, "its message type");
+    release.set_mode("in-primary");
+    expect_refused(&mut cluster, address, "dispatch is something other than round-robin in the running cluster");
 }
 
 #[test]
@@ -256,7 +261,7 @@ fn a_program_that_could_go_on_and_cannot_gives_everything_back() {
     let (served, failures) = load.stop();
     assert!(served > 0 && failures.is_empty(), "{failures:?}");
     assert_eq!((cluster.workers(), image(&cluster)), (before, program));
-    assert_eq!(http::body(address, "/total"), "1");
+    expect_total(&mut cluster, address, 1);
     release.set_mode("good second");
     upgrade(&mut cluster);
     assert_eq!(releases(address), BTreeSet::from(["second".into()]));

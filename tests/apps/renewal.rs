@@ -9,7 +9,7 @@ use axum::Router;
 use axum::body::Bytes;
 use axum::extract::{Path, State};
 use axum::routing::{get, post};
-use cluster::{Config, Event, Message, Primary, PrimaryHandle, Reply, Worker, WorkerId};
+use cluster::{Config, Dispatch, Event, Message, Primary, PrimaryHandle, Reply, Worker, WorkerId};
 use tokio::time::sleep;
 
 #[derive(Debug, Message)]
@@ -39,6 +39,7 @@ fn main() -> cluster::Result {
             ("trial-hangs", true) => std::thread::sleep(Duration::from_secs(600)),
             ("trial-crashes", true) => std::process::abort(),
             ("trial-exits", true) => std::process::exit(0),
+            ("in-primary", _) => config = config.dispatch(Dispatch::RoundRobin),
             // It could go on, and cannot. The program that was can.
             ("trial-lies", false) if !is_first => config = config.grace(Duration::MAX),
             _ => {}
