@@ -36,16 +36,19 @@ async fn total(State(worker): State<Worker<ToPrimary>>) -> Result<String, Status
 }
 
 /// Runs in the primary.
-async fn count(mut primary: Primary<ToPrimary>) {
-    let (mut total, mut printed) = (0, 0);
+async fn count(mut primary: Primary<ToPrimary>) -> cluster::Result {
+    // After an upgrade of the primary it goes on from where it was.
+    let mut total = primary.carried()?.unwrap_or_default();
+    let mut printed = total;
     let mut second = tokio::time::interval(Duration::from_secs(1));
     loop {
         tokio::select! {
             event = primary.next() => match event {
                 Some(Event::Message(_, ToPrimary::Hit)) => total += 1,
                 Some(Event::Message(_, ToPrimary::Total(reply))) => reply.send(total),
+                Some(Event::Upgrading) => primary.carry(&total)?,
                 Some(_) => {}
-                None => break println!("{total} requests in all"),
+                None => break,
             },
             _ = second.tick(), if total != printed => {
                 println!("{total} requests");
@@ -53,4 +56,6 @@ async fn count(mut primary: Primary<ToPrimary>) {
             }
         }
     }
+    println!("{total} requests in all");
+    Ok(())
 }

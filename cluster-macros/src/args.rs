@@ -604,7 +604,7 @@ mod tests {
             quote!(start_timeout = "0s"),
             quote!(grace = 30s),
             quote!(grace = "30"),
-            quote!(surge = 0),
+            quote!(surge = "many"),
             quote!(watchdog = 60),
             quote!(watchdog = "10ms"),
             quote!(max_requests = 0),

@@ -79,7 +79,7 @@ async fn work(worker: Worker<ToPrimary>) -> cluster::Result {
     cluster::serve(address, app).await?;
     if mode == "deaf" {
         println!("deaf");
-        std::future::pending().await
+        std::future::pending::<()>().await;
     }
     Ok(())
 }
@@ -107,7 +107,7 @@ async fn obey(mut primary: Primary<ToPrimary>) -> cluster::Result {
             // As fast as a slow function is.
             Event::Message(_, ToPrimary::Hit) => {
                 hits += 1;
-                if mode == "chatty" && hits % 10 == 0 {
+                if mode == "chatty" && hits.is_multiple_of(10) {
                     sleep(Duration::from_millis(1)).await;
                 }
             }
@@ -122,7 +122,7 @@ async fn obey(mut primary: Primary<ToPrimary>) -> cluster::Result {
     }
     println!("ends with {hits} hits");
     if mode == "blocked" {
-        std::future::pending().await
+        std::future::pending::<()>().await;
     }
     Ok(())
 }

@@ -4,7 +4,7 @@
 //! given up for it.
 
 use std::collections::BTreeSet;
-use std::ffi::{CString, OsString};
+use std::ffi::{CString, OsStr, OsString};
 use std::fmt::Write as _;
 use std::io;
 use std::os::fd::{AsRawFd as _, BorrowedFd, OwnedFd, RawFd};
@@ -238,14 +238,14 @@ pub(super) fn become_program(
             os::keep_number_on_exec(reason.as_raw_fd())?;
         }
         let mark = boot::succession_mark(state, reason.as_ref());
-        let arguments: Vec<_> = std::env::args_os().map(c_string).collect::<io::Result<_>>()?;
+        let arguments: Vec<_> = std::env::args_os().map(|argument| c_string(&argument)).collect::<io::Result<_>>()?;
         let variables = std::env::vars_os().filter(|(name, _)| name != boot::MARK).map(|(mut name, value)| {
             name.push("=");
             name.push(value);
-            c_string(name)
+            c_string(&name)
         });
-        let variables: Vec<_> = variables.chain([c_string(mark)]).collect::<io::Result<_>>()?;
-        let path = c_string(format!("/proc/self/fd/{}", image.as_raw_fd()).into())?;
+        let variables: Vec<_> = variables.chain([c_string(&mark)]).collect::<io::Result<_>>()?;
+        let path = c_string(format!("/proc/self/fd/{}", image.as_raw_fd()).as_ref())?;
         Ok(nix::unistd::execve(&path, &arguments, &variables)?)
     };
     match become_it() {
@@ -254,7 +254,7 @@ pub(super) fn become_program(
     }
 }
 
-fn c_string(text: OsString) -> io::Result<CString> {
+fn c_string(text: &OsStr) -> io::Result<CString> {
     CString::new(text.as_bytes()).map_err(io::Error::other)
 }
 

@@ -89,7 +89,7 @@ impl Shell {
         self.reporter.cluster(Level::INFO, "upgrading the primary");
         let begun = self.program.image().and_then(|image| {
             let state = self.describe(self.ports.describe(), self.untouched(), Vec::new(), None).write()?;
-            Ok((start_trial(&image, state)?, image))
+            Ok((start_trial(&image, &state)?, image))
         });
         match begun {
             Ok((trial, image)) => {
@@ -356,12 +356,12 @@ struct Trial {
 }
 
 /// Call it on the main thread, inside the runtime.
-fn start_trial(image: &Image, state: OwnedFd) -> io::Result<Trial> {
+fn start_trial(image: &Image, state: &OwnedFd) -> io::Result<Trial> {
     let (verdict, theirs) = pipe2(OFlag::O_CLOEXEC)?;
     let mut command = image.command();
     // A group of its own, so that whatever it starts can be ended with it.
     command.process_group(0).stdin(Stdio::null());
-    boot::mark_trial(&mut command, &state, &theirs);
+    boot::mark_trial(&mut command, state, &theirs);
     let pid = Pid::from_raw(command.spawn()?.id().cast_signed());
     Ok(Trial { child: Child::of(pid)?, verdict: verdict.into(), is_reaped: false })
 }
