@@ -1,7 +1,8 @@
-//! Node's counting example grown up: each worker tells the primary of every request, and the primary knows the total.
+//! Node's counting example grown up, in two ways: each worker tells the primary of every request, and the primary knows the total;
+//! or all add to one counter, which needs no message.
 //!
 //! `cargo run --release --example counter`, then `curl http://127.0.0.1:3000/` a few times and
-//! `curl http://127.0.0.1:3000/total`. `ADDR` sets another address.
+//! `curl http://127.0.0.1:3000/total` or `/counter`. `ADDR` sets another address.
 
 use std::time::Duration;
 
@@ -10,7 +11,10 @@ use axum::http::StatusCode;
 use axum::{Router, routing::get};
 use cluster::{Event, Message, Primary, Reply, Worker};
 
-/// What a worker says to the primary.
+/// The way without messages.
+static HITS: cluster::Counter = cluster::counter!("hits", "requests served");
+
+/// The way with messages: what a worker says to the primary.
 #[derive(Message)]
 enum ToPrimary {
     Hit,
@@ -20,12 +24,17 @@ enum ToPrimary {
 
 #[cluster::main(workers = "auto", primary = count)]
 async fn main(worker: Worker<ToPrimary>) -> cluster::Result {
-    let app = Router::new().route("/", get(hello)).route("/total", get(total)).with_state(worker);
+    let app = Router::new()
+        .route("/", get(hello))
+        .route("/total", get(total))
+        .route("/counter", get(async || HITS.total().to_string()))
+        .with_state(worker);
     let address = std::env::var("ADDR").unwrap_or_else(|_| "127.0.0.1:3000".into());
     cluster::serve(address, app).await
 }
 
 async fn hello(State(worker): State<Worker<ToPrimary>>) -> Result<String, StatusCode> {
+    HITS.add(1);
     worker.send(ToPrimary::Hit).await.map_err(|_gone| StatusCode::SERVICE_UNAVAILABLE)?;
     Ok(format!("hello from worker {} (pid {})\n", worker.id(), std::process::id()))
 }

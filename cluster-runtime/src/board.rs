@@ -14,7 +14,7 @@ use std::{fmt, io};
 
 use nix::time::{ClockId, clock_gettime};
 
-use crate::{WorkerId, os};
+use crate::{WorkerId, metrics, os};
 
 /// Slots that a cluster may have.
 pub(crate) const MOST_SLOTS: usize = 1024;
@@ -33,6 +33,8 @@ pub(crate) struct Sheet {
     /// Not 0 once the cluster stops, so that nobody hands a connection to somebody who is on the way out.
     stopping: AtomicU64,
     slots: [Slot; MOST_SLOTS],
+    /// What the user counts. Memory is there only for what is in use.
+    metrics: metrics::Sheet,
 }
 
 /// One slot.
@@ -90,6 +92,10 @@ impl Board {
     /// From [`MOST_SLOTS`] on.
     pub(crate) fn slot(&self, slot: usize) -> &'static Slot {
         &self.0.slots[slot]
+    }
+
+    pub(crate) fn metrics(&self) -> &'static metrics::Sheet {
+        &self.0.metrics
     }
 
     pub(crate) fn set_watching(&self, is_watching: bool) {

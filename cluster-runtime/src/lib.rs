@@ -69,6 +69,7 @@ mod exit;
 mod id;
 mod ipc;
 mod listen;
+mod metrics;
 mod moment;
 mod os;
 mod primary;
@@ -99,6 +100,7 @@ pub use listen::{
     Address, Dispatch, Listener, Load, Loads, Placement, Port, Readiness, Sticky, Stream, ToAddress, UdpSocket, listen,
     udp,
 };
+pub use metrics::{Counter, Gauge, Histogram, Summary};
 pub use primary::{Event, OrderError, Primary, PrimaryHandle, ReloadError, UpgradeError, WorkerInfo, WorkerState};
 pub use run::{PrimaryMain, PrimaryOutput, WorkerMain, run};
 #[cfg(feature = "axum")]

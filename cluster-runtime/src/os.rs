@@ -12,7 +12,7 @@ use std::os::unix::fs::FileExt as _;
 use std::os::unix::process::CommandExt;
 use std::process::Command;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicPtr, AtomicU64, Ordering};
 use std::time::Duration;
 
 use nix::errno::Errno;
@@ -358,6 +358,13 @@ pub(crate) fn map_sheet(fd: BorrowedFd<'_>) -> io::Result<&'static Sheet> {
 
 /// The most bytes of state that one program hands down to the next: for each of a thousand workers, a window of messages.
 pub(crate) const MOST_STATE: usize = 1 << 30;
+
+/// What a metric has found out to be its cell; `None` as long as it has not.
+#[inline]
+pub(crate) fn cell(place: &AtomicPtr<AtomicU64>) -> Option<&'static AtomicU64> {
+    // SAFETY: it is null, or was made from a reference into the mapping of a sheet, which is never undone, or into a static.
+    unsafe { place.load(Ordering::Acquire).as_ref() }
+}
 
 /// Keeps state for the program that this process is about to become: in memory, and nobody can change it any more.
 pub(crate) fn create_state(bytes: &[u8]) -> io::Result<OwnedFd> {

@@ -28,6 +28,10 @@ enum ToPrimary {
     Forget(Reply<u64>),
 }
 
+static COUNTED: cluster::Counter = cluster::counter!("counted", "requests to count");
+static HELD: cluster::Gauge = cluster::gauge!("held", "what a worker holds");
+static SIZES: cluster::Histogram = cluster::histogram!("sizes", "sizes that were asked for");
+
 fn main() -> cluster::Result {
     let mark = std::env::var("CLUSTER_WORKER").unwrap_or_default();
     let mut config = Config::new().workers(2);
@@ -68,6 +72,10 @@ async fn work(worker: Worker<ToPrimary>) -> cluster::Result {
         .route("/begin/{order}", get(begin))
         .route("/slow/{ms}", get(slow))
         .route("/hit", get(hit))
+        .route("/count", get(async || COUNTED.add(1)))
+        .route("/counted", get(counted))
+        .route("/hold/{held}", get(async |Path(held): Path<i64>| HELD.set(held)))
+        .route("/size/{size}", get(async |Path(size): Path<u64>| SIZES.record(size)))
         .route("/total", get(total))
         .route("/forget", get(forget))
         .route("/length", post(async |body: Bytes| body.len().to_string()))
@@ -154,6 +162,7 @@ async fn carry_out(primary: &PrimaryHandle<ToPrimary>, order: &str) -> String {
         "disconnect" => format!("{:?}", primary.disconnect(worker(1)).await),
         "kill" => format!("{:?}", primary.kill(worker(1), number(2) as i32).await.map_err(|error| error.to_string())),
         "list" => primary.workers().iter().map(|worker| format!("{}:{:?} ", worker.id, worker.state)).collect(),
+        "counted" => format!("{} {}", COUNTED.total(), HELD.total()),
         _ => format!("no such order: {order}"),
     }
 }
@@ -182,6 +191,13 @@ async fn total(State(worker): State<Worker<ToPrimary>>) -> String {
 
 async fn forget(State(worker): State<Worker<ToPrimary>>) -> String {
     worker.call(ToPrimary::Forget).await.map_or_else(|error| error.to_string(), |total| total.to_string())
+}
+
+/// What all have counted, and what each slot has; what all hold; how many sizes there are and where their middle is.
+async fn counted() -> String {
+    let sizes = SIZES.summary();
+    let of_slots: u64 = (0..8).map(|slot| COUNTED.of_slot(slot)).sum();
+    format!("{} {of_slots} {} {} {}", COUNTED.total(), HELD.total(), sizes.count(), sizes.quantile(0.5))
 }
 
 async fn slow(Path(ms): Path<u64>) -> String {

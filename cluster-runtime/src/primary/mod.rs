@@ -65,7 +65,7 @@ use crate::moment::Moment;
 use crate::report::{Reporter, say};
 use crate::run::PrimaryMain;
 use crate::supervisor::{self, Action, Next, Outcome, ShutdownCause, State, StopCause, Supervisor};
-use crate::{Exit, WorkerId, board, os};
+use crate::{Exit, WorkerId, board, metrics, os};
 use care::Care;
 use function::{Common, Notice};
 use handle::Leave;
@@ -346,6 +346,7 @@ impl Shell {
         notices: mpsc::UnboundedSender<Notice>,
     ) -> Self {
         let Plan { settings, workplace, reporter, image, most_sockets: _, schemas, inbox } = plan;
+        metrics::enter(*ports.board(), metrics::Place::Primary);
         Self {
             settings,
             reporter,

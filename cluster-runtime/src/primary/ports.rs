@@ -31,7 +31,7 @@ use crate::listen::mailbox::{self, Mailboxes};
 use crate::listen::place::{Dispatch, Readiness};
 use crate::listen::registry::{Registry, RegistryState};
 use crate::listen::{Address, PortId, PortRequest, drop_syn};
-use crate::os;
+use crate::{metrics, os};
 
 /// How often the primary looks after the workers while one of them is stuck or may soon be.
 const LOOK: Duration = Duration::from_millis(2);
@@ -136,8 +136,9 @@ impl Ports {
     /// A worker is reaped, or was never spawned; `is_followed`: another one comes at once.
     pub(super) fn forget(&mut self, slot: usize, worker: WorkerId, is_followed: bool) {
         let place = self.board.slot(slot);
-        if let Some(line) = place.line_of(worker) {
-            line.clear();
+        if let Some(line) = place.lines().iter().position(|line| line.opened().tag() == board::Tag::of(worker)) {
+            place.lines()[line].clear();
+            self.board.metrics().forget_gauges(metrics::Place::Worker { slot, line });
         }
         place.set_manned(is_followed);
         self.look();

@@ -34,7 +34,7 @@ use crate::listen::mailbox::Mailboxes;
 use crate::listen::reception::{Reception, Seat};
 use crate::report::say;
 use crate::run::WorkerMain;
-use crate::{WorkerId, boot};
+use crate::{WorkerId, boot, metrics};
 
 /// What a worker's `main` gets: who it is, and the messages between it and the primary.
 ///
@@ -323,6 +323,7 @@ pub(crate) fn live<M: WorkerMain<A>, A>(inherited: Inheritance, settings: Settin
         let process = Process::start(identity, control, grace, settings.drain_spread, |streams| {
             let [board, bell, mailbox] = fds;
             let board = Board::open(board.as_fd())?;
+            metrics::enter(board, metrics::Place::Worker { slot: identity.slot, line });
             let line = &board.slot(identity.slot).lines()[line];
             pulse::start(board, line, bell);
             let seat = Seat { slot: identity.slot, tag: Tag::of(identity.worker), line };
