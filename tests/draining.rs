@@ -1,6 +1,7 @@
 //! A worker drains: when each of its connections comes to its end, and how those that would last are told.
 
 use std::future::Future;
+use std::io;
 use std::net::SocketAddr;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::thread;
@@ -9,8 +10,8 @@ use std::time::{Duration, Instant};
 use axum::body::Body;
 use futures_util::StreamExt as _;
 use hyper_util::rt::{TokioExecutor, TokioIo};
-use support::http::Connection;
-use support::{Cluster, DEADLINE, Signal, send};
+use support::http::{Answer, Connection};
+use support::{Cluster, DEADLINE, Signal, send, who};
 use tokio_websockets::{ClientBuilder, CloseCode};
 
 const WEB: &str = env!("CARGO_BIN_EXE_web");
@@ -133,6 +134,114 @@ fn a_worker_that_serves_is_healthy() {
     let mut cluster = Cluster::of(WEB).start();
     let address = cluster.wait_ready();
     assert_eq!(support::http::body(address, "/health"), "true");
+}
+
+/// Two workers that go on serving for so long after TERM.
+fn delayed(delay: &str) -> Cluster {
+    Cluster::of(WEB).workers(2).env("CLUSTER_DRAIN_DELAY", delay).start()
+}
+
+/// The health check of a load balancer, on a connection of its own.
+fn health(address: SocketAddr) -> io::Result<Answer> {
+    Connection::open(address)?.get("/health")
+}
+
+/// Waits until both workers say that they are not healthy.
+#[track_caller]
+fn expect_unhealthy(cluster: &mut Cluster, kept: &mut [who::Kept]) {
+    cluster.wait_until("no worker to be healthy", |_| {
+        kept.iter_mut().all(|worker| worker.body("/health") == "false").then_some(())
+    });
+}
+
+fn keep_both(address: SocketAddr) -> [who::Kept; 2] {
+    [0, 1].map(|slot| who::keep(address, |who| who.slot == slot))
+}
+
+#[test]
+fn after_term_newcomers_are_served_by_workers_that_are_not_healthy_until_the_delay_is_over() {
+    const DELAY: Duration = Duration::from_secs(2);
+    let mut cluster = delayed("2s");
+    let address = cluster.wait_ready();
+    let mut kept = keep_both(address);
+    let begin = Instant::now();
+    cluster.signal(Signal::SIGTERM);
+    cluster.wait_for("serving on for 2s, then stopping");
+    expect_unhealthy(&mut cluster, &mut kept);
+    let mut served = 0;
+    // Whatever is otherwise has to be later than the delay.
+    let end = cluster.wait_until("newcomers to be refused", |_| {
+        let answer = health(address);
+        match answer {
+            Ok(answer) if !answer.has_header("connection: close") => {
+                assert_eq!((answer.status, answer.body.as_str()), (200, "false"));
+                served += 1;
+                None
+            }
+            _ => Some(begin.elapsed()),
+        }
+    });
+    assert!(end >= DELAY && served > 0, "{end:?}, {served} served");
+    cluster.expect_exit(0);
+    assert!(cluster.log_text().contains("cluster: stopped"));
+}
+
+#[test]
+fn ctrl_c_does_not_wait_for_the_delay() {
+    let mut cluster = delayed("12h");
+    cluster.wait_ready();
+    cluster.signal(Signal::SIGINT);
+    cluster.expect_exit(0);
+}
+
+#[test]
+fn ctrl_c_during_the_delay_kills_at_once_and_another_term_does_not() {
+    let mut cluster = delayed("12h");
+    let address = cluster.wait_ready();
+    let mut kept = keep_both(address);
+    for _ in 0..2 {
+        cluster.signal(Signal::SIGTERM);
+        expect_unhealthy(&mut cluster, &mut kept);
+        assert_eq!(health(address).unwrap().body, "false");
+    }
+    cluster.signal(Signal::SIGINT);
+    cluster.expect_exit(130);
+}
+
+#[test]
+fn a_worker_that_crashes_in_the_delay_is_not_replaced_and_the_other_serves_all_until_the_stop() {
+    const DELAY: Duration = Duration::from_secs(3);
+    let mut cluster = delayed("3s");
+    let address = cluster.wait_ready();
+    let [mut victim, survivor] = keep_both(address);
+    let begin = Instant::now();
+    cluster.signal(Signal::SIGTERM);
+    let mut survivor = [survivor];
+    expect_unhealthy(&mut cluster, &mut survivor);
+    send(victim.ask().pid, Signal::SIGKILL);
+    cluster.wait_for("Crashed");
+    // Also those whom the kernel sends to the place that is empty.
+    let end = cluster.wait_until("newcomers to be refused", |_| match health(address) {
+        Ok(answer) if !answer.has_header("connection: close") => None,
+        _ => Some(begin.elapsed()),
+    });
+    assert!(end >= DELAY, "{end:?}");
+    cluster.expect_exit(0);
+    assert!(!cluster.log_text().contains("WorkerId(3)"), "{}", cluster.log_text());
+}
+
+#[test]
+fn when_every_worker_has_crashed_in_the_delay_the_stop_is_over() {
+    let mut cluster = delayed("12h");
+    let address = cluster.wait_ready();
+    let mut kept = keep_both(address);
+    cluster.signal(Signal::SIGTERM);
+    expect_unhealthy(&mut cluster, &mut kept);
+    for worker in cluster.workers() {
+        send(worker, Signal::SIGKILL);
+    }
+    cluster.expect_exit(0);
+    assert!(!cluster.log_text().contains("WorkerId(3)"), "{}", cluster.log_text());
 }
 
 #[test]

@@ -1,6 +1,7 @@
 //! The cluster as PID 1 of a container: signals have no default there, and every orphan is its child.
 
 use std::fs;
+use std::net::SocketAddr;
 use std::process::Command;
 
 use nix::unistd::Pid;
@@ -11,13 +12,17 @@ const STARTER: &str = env!("CARGO_BIN_EXE_starter");
 
 /// A namespace of its own, with the cluster as its first process. Needs root.
 fn contained() -> Option<(Cluster, Pid)> {
+    contained_by(&[STARTER, "serve"])
+}
+
+fn contained_by(command: &[&str]) -> Option<(Cluster, Pid)> {
     let options = ["--pid", "--fork", "--mount-proc"];
     if !Command::new("unshare").args(options).arg("true").status().is_ok_and(|status| status.success()) {
         skip("unshare cannot make a PID namespace");
         return None;
     }
-    let [pid, fork, mount_proc] = options;
-    let mut cluster = Cluster::of("unshare").args([pid, fork, mount_proc, STARTER, "serve"]).start();
+    let launch = Cluster::of("unshare").args(options).with(|unshare| _ = unshare.args(command));
+    let mut cluster = launch.start();
     let outside = cluster.primary();
     let primary = cluster.wait_until("the first process", |_| children(outside).first().copied());
     Some((cluster, primary))
@@ -68,20 +73,63 @@ fn a_worker_that_is_killed_is_replaced() {
 fn orphans_are_reaped() {
     let Some((mut cluster, primary)) = contained() else { return };
     let address = cluster.wait_ready();
-    for _ in 0..3 {
-        http::get(address, "/orphan").unwrap();
-    }
-    let is_orphan = |pid: &Pid| name(*pid).as_deref() == Some("sleep");
-    let orphans = cluster.wait_until("three orphans", |_| {
-        Some(children(primary).into_iter().filter(is_orphan).collect::<Vec<_>>()).filter(|orphans| orphans.len() == 3)
-    });
-    cluster.wait_until("the orphans to be reaped", |_| orphans.iter().all(|pid| name(*pid).is_none()).then_some(()));
-    assert_eq!(children(primary).len(), 2, "the workers live");
+    expect_orphans_reaped(&mut cluster, address, primary);
     // A worker that ends is still told properly: nobody else has reaped it.
     let victim = children(primary)[0];
     send(victim, Signal::SIGKILL);
     cluster.wait_logged("crashed (killed by SIGKILL)");
     cluster.wait_logged("Ready(WorkerId(3))");
+    send(primary, Signal::SIGTERM);
+    cluster.expect_exit(0);
+}
+
+#[track_caller]
+fn expect_orphans_reaped(cluster: &mut Cluster, address: SocketAddr, primary: Pid) {
+    for _ in 0..3 {
+        http::get(address, "/orphan").unwrap();
+    }
+    let orphans =
+        cluster.wait_until("three orphans", |_| Some(orphans_of(primary)).filter(|orphans| orphans.len() == 3));
+    cluster.wait_until("the orphans to be reaped", |_| orphans.iter().all(|pid| name(*pid).is_none()).then_some(()));
+    cluster.wait_until("only workers to be left", |_| (children(primary).len() == 2).then_some(()));
+}
+
+fn orphans_of(primary: Pid) -> Vec<Pid> {
+    children(primary).into_iter().filter(|pid| name(*pid).as_deref() == Some("sleep")).collect()
+}
+
+#[test]
+fn it_is_reloaded_and_upgraded_in_place_and_reaps_orphans_of_before_and_after() {
+    let Some((mut cluster, primary)) = contained() else { return };
+    let address = cluster.wait_ready();
+    send(primary, Signal::SIGHUP);
+    cluster.wait_for("reloaded: all workers are of generation 2");
+    expect_orphans_reaped(&mut cluster, address, primary);
+    for generation in [3, 4] {
+        // It ends around the time at which nobody reaps.
+        http::get(address, "/orphan").unwrap();
+        send(primary, Signal::SIGUSR2);
+        cluster.wait_for("cluster: upgraded");
+        cluster.wait_for(&format!("reloaded: all workers are of generation {generation}"));
+        cluster.wait_until("the orphan to be reaped", |_| orphans_of(primary).is_empty().then_some(()));
+        expect_orphans_reaped(&mut cluster, address, primary);
+    }
+    // What the next program knows of its workers is right.
+    send(children(primary)[0], Signal::SIGKILL);
+    cluster.wait_logged("crashed (killed by SIGKILL); restarted at once");
+    cluster.wait_logged("Ready(WorkerId(9))");
+    send(primary, Signal::SIGTERM);
+    cluster.expect_exit(0);
+}
+
+/// The shell of a container's entry point becomes the cluster, and its children with it.
+#[test]
+fn what_had_died_before_the_cluster_began_is_reaped() {
+    let Some((mut cluster, primary)) = contained_by(&["sh", "-c", "sleep 0 & exec \"$0\" serve", STARTER]) else {
+        return;
+    };
+    cluster.wait_ready();
+    cluster.wait_until("only workers to be left", |_| (children(primary).len() == 2).then_some(()));
     send(primary, Signal::SIGTERM);
     cluster.expect_exit(0);
 }

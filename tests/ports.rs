@@ -20,6 +20,7 @@ use nix::time::{ClockId, clock_gettime};
 use nix::unistd::Pid;
 use socket2::{Domain, SockAddr, Socket, Type};
 use support::http::{self, Connection};
+use support::load::Load;
 use support::scratch::Scratch;
 use support::who::{self, Who, who};
 use support::{Cluster, DEADLINE, Launch, Signal, send, skip};
@@ -366,6 +367,36 @@ fn an_inherited_socket_is_found_by_its_number_and_shared_by_all_workers() {
     }
     cluster.signal(Signal::SIGTERM);
     cluster.expect_exit(0);
+}
+
+#[test]
+fn an_inherited_socket_is_served_across_an_upgrade_and_after_it_under_its_name_or_number() {
+    for by in ["systemd:http", "fd:3"] {
+        let (socket, address) = listening();
+        let unused = listening().0;
+        let both = BTreeSet::from([inode(&socket), inode(&unused)]);
+        let mut cluster = activated("http", by, "http:admin", socket, unused).start();
+        assert_eq!(cluster.wait_ready(), address);
+        let load = Load::start(address, 2, "/who");
+        for generation in [2, 3] {
+            cluster.signal(Signal::SIGUSR2);
+            cluster.wait_for("cluster: upgraded");
+            cluster.wait_for(&format!("reloaded: all workers are of generation {generation}"));
+            assert!(sockets_of(cluster.primary()).is_superset(&both), "it may want the other one later");
+        }
+        let (served, failures) = load.stop();
+        assert!(served > 0 && failures.is_empty(), "{served} served, {failures:?}");
+        for slot in 0..2 {
+            who::find(address, |who| who.slot == slot);
+        }
+        // A replacement asks for it too.
+        let victim = who::find(address, |who| who.id > 4);
+        send(victim.pid, Signal::SIGKILL);
+        who::find(address, |who| who.id > 6 && who.slot == victim.slot);
+        cluster.signal(Signal::SIGTERM);
+        cluster.expect_exit(0);
+        TcpListener::bind(address).expect("nobody has it any more");
+    }
 }
 
 /// A service manager keeps the socket, and starts the program again when somebody connects.

@@ -8,14 +8,17 @@ use std::os::unix::net::{SocketAddr as UnixAddr, UnixDatagram, UnixStream};
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::{Duration, Instant};
 
+use nix::time::{ClockId, clock_gettime};
 use nix::unistd::Pid;
 use support::http::{self, Connection};
+use support::release::Release;
 use support::scratch::Scratch;
 use support::{Cluster, DEADLINE, Launch, Signal, send};
 
 const WEB: &str = env!("CARGO_BIN_EXE_web");
 const STARTER: &str = env!("CARGO_BIN_EXE_starter");
 const PLACEMENT: &str = env!("CARGO_BIN_EXE_placement");
+const RENEWAL: &str = env!("CARGO_BIN_EXE_renewal");
 
 /// The fake manager.
 struct Manager {
@@ -70,10 +73,38 @@ impl Manager {
         }
     }
 
+    /// The next word that is neither a ping nor a status.
+    #[track_caller]
+    fn word(&self) -> String {
+        let deadline = Instant::now() + DEADLINE;
+        loop {
+            let word = self.word_within(DEADLINE).expect("a word comes");
+            if word != PING && !word.starts_with("STATUS=") {
+                return word;
+            }
+            assert!(Instant::now() < deadline, "nothing but pings and statuses");
+        }
+    }
+
+    /// A reload is told with the moment of it, which lies after `begin`.
+    #[track_caller]
+    fn expect_reloading(&self, begin: Duration) {
+        let word = self.word();
+        let time = word.strip_prefix("RELOADING=1\nMONOTONIC_USEC=").and_then(|time| time.parse().ok());
+        let time = Duration::from_micros(time.unwrap_or_else(|| panic!("{word:?} instead of a reload")));
+        // Its own clock cuts what is less than a microsecond.
+        assert!(begin <= time + Duration::from_micros(1) && time <= monotonic(), "{begin:?} {time:?}");
+    }
+
     /// Forgets what has come so far.
     fn forget(&self) {
         while self.word_within(Duration::from_millis(1)).is_some() {}
     }
+}
+
+/// The clock that the manager compares with.
+fn monotonic() -> Duration {
+    clock_gettime(ClockId::CLOCK_MONOTONIC).unwrap().into()
 }
 
 fn free_address() -> SocketAddr {
@@ -149,6 +180,102 @@ fn the_stop_is_told_when_it_begins() {
     drop(endless);
     cluster.expect_exit(0);
     assert_eq!(manager.word_within(Duration::from_millis(1)), None, "that was all");
+}
+
+#[test]
+fn the_status_of_a_cluster_that_is_scaled_is_of_as_many_workers_as_are_wanted_now() {
+    let manager = Manager::with_path();
+    let mut cluster = manager.start(WEB).start();
+    manager.wait_for("STATUS=2 workers ready");
+    cluster.signal(Signal::SIGTTIN);
+    assert_eq!(manager.word_within(DEADLINE).as_deref(), Some("STATUS=2 of 3 workers ready"));
+    assert_eq!(manager.word_within(DEADLINE).as_deref(), Some("STATUS=3 workers ready"));
+    cluster.signal(Signal::SIGTTOU);
+    assert_eq!(manager.word_within(DEADLINE).as_deref(), Some("STATUS=2 workers ready"));
+    cluster.wait_for_workers(2);
+}
+
+#[test]
+fn a_reload_is_told_from_its_begin_to_its_end_also_when_it_is_abandoned() {
+    let (manager, release) = (Manager::with_path(), Release::of(RENEWAL));
+    let launch = manager.start(release.program().to_str().unwrap());
+    let mut cluster = launch.env("MODE", release.mode().to_str().unwrap()).start();
+    let address = cluster.wait_ready();
+    manager.wait_for("STATUS=2 workers ready");
+    for (mode, end, serves) in [
+        ("exit", "reload abandoned: ", "first"),
+        ("good second", "reloaded: all workers are of generation 3", "second"),
+        ("good third", "reloaded: all workers are of generation 4", "third"),
+    ] {
+        release.set_mode(mode);
+        let begin = monotonic();
+        cluster.signal(Signal::SIGHUP);
+        manager.expect_reloading(begin);
+        assert_eq!(manager.word(), "READY=1", "{mode}");
+        // Not before it is over.
+        for _ in 0..20 {
+            assert_eq!(http::body(address, "/release"), serves);
+        }
+        cluster.wait_for(end);
+    }
+    cluster.signal(Signal::SIGTERM);
+    assert_eq!(manager.word(), "STOPPING=1");
+    cluster.expect_exit(0);
+}
+
+#[test]
+fn a_stop_during_a_reload_is_told_and_nothing_after_it_says_that_the_service_is_ready() {
+    let (manager, release) = (Manager::with_path(), Release::of(RENEWAL));
+    let launch = manager.start(release.program().to_str().unwrap());
+    let launch = launch.env("MODE", release.mode().to_str().unwrap()).env("CLUSTER_GRACE", "1s");
+    let mut cluster = launch.start();
+    cluster.wait_ready();
+    manager.wait_for("STATUS=2 workers ready");
+    release.set_mode("slow");
+    cluster.signal(Signal::SIGHUP);
+    manager.expect_reloading(Duration::ZERO);
+    cluster.signal(Signal::SIGTERM);
+    assert_eq!(manager.word(), "STOPPING=1");
+    cluster.wait_exit();
+    cluster.expect_nothing_left();
+    let mut after = Vec::new();
+    while let Some(word) = manager.word_within(Duration::from_millis(1)) {
+        after.push(word);
+    }
+    assert!(after.iter().all(|word| word.starts_with("STATUS=")), "{after:?}");
+}
+
+#[test]
+fn an_upgrade_keeps_the_manager_informed_and_its_watchdog_fed() {
+    const INTERVAL: Duration = Duration::from_secs(2);
+    let (manager, release) = (Manager::with_path(), Release::of(RENEWAL));
+    let launch = manager.start("sh").args(["-c", "WATCHDOG_PID=$$ exec \"$0\"", release.program().to_str().unwrap()]);
+    let launch = launch.env("MODE", release.mode().to_str().unwrap());
+    let mut cluster = launch.env("WATCHDOG_USEC", &INTERVAL.as_micros().to_string()).start();
+    cluster.wait_ready();
+    manager.wait_for("STATUS=2 workers ready");
+    let main_pid = format!("MAINPID={}", cluster.primary());
+    for generation in [2, 3] {
+        let begin = monotonic();
+        cluster.signal(Signal::SIGUSR2);
+        assert_eq!(manager.word(), main_pid);
+        manager.expect_reloading(begin);
+        assert_eq!(manager.word(), "READY=1");
+        cluster.wait_for(&format!("reloaded: all workers are of generation {generation}"));
+        manager.forget();
+        let quiet = Instant::now();
+        for number in 0..3 {
+            assert_eq!(manager.wait_for(PING), Vec::<String>::new());
+            assert!(quiet.elapsed() >= INTERVAL / 2 * number, "the {number}th ping is too early");
+        }
+        assert!(quiet.elapsed() < INTERVAL * 5 / 2, "too late: {:?}", quiet.elapsed());
+    }
+    release.set_mode("trial-crashes");
+    cluster.signal(Signal::SIGUSR2);
+    cluster.wait_for("upgrade abandoned: ");
+    cluster.signal(Signal::SIGTERM);
+    assert_eq!(manager.word(), "STOPPING=1", "an upgrade that is refused is none");
+    cluster.expect_exit(0);
 }
 
 const PING: &str = "WATCHDOG=1";

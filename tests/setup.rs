@@ -12,7 +12,7 @@ use std::time::{Duration, Instant};
 use nix::unistd::{Pid, getuid};
 use support::scratch::Scratch;
 use support::who::{self, Who, who};
-use support::{Cluster, DEADLINE, Launch, Signal, http, send, skip};
+use support::{Cluster, DEADLINE, Launch, Signal, send, skip};
 
 const SETUP: &str = env!("CARGO_BIN_EXE_setup");
 
@@ -225,19 +225,19 @@ fn output_goes_to_a_file_for_each_slot_and_to_the_new_one_after_usr1() {
     let mut cluster = setup([&pattern]).env("CHATTER", "logs").start();
     let address = cluster.wait_ready();
     let log = |slot: usize| scratch.path(&format!("slot-{slot}.log"));
-    let printed = print_in_both(address, "before");
-    for slot in printed.keys() {
-        expect_in_file(&mut cluster, &log(*slot), &["before on stdout", "before on stderr"]);
-        fs::rename(log(*slot), scratch.path(&format!("old-{slot}.log"))).unwrap();
+    print_in_both(address, "before");
+    for slot in [0, 1] {
+        expect_in_file(&mut cluster, &log(slot), &["before on stdout", "before on stderr"]);
+        fs::rename(log(slot), scratch.path(&format!("old-{slot}.log"))).unwrap();
     }
     cluster.signal(Signal::SIGUSR1);
     cluster.wait_for("ReopenLogs");
-    for slot in printed.keys() {
-        expect_in_file(&mut cluster, &log(*slot), &["reopened 1"]);
+    for slot in [0, 1] {
+        expect_in_file(&mut cluster, &log(slot), &["reopened 1"]);
     }
     print_in_both(address, "after");
-    for slot in printed.keys() {
-        expect_in_file(&mut cluster, &log(*slot), &["after on stdout", "after on stderr"]);
+    for slot in [0, 1] {
+        expect_in_file(&mut cluster, &log(slot), &["after on stdout", "after on stderr"]);
         let old = fs::read_to_string(scratch.path(&format!("old-{slot}.log"))).unwrap();
         assert!(old.contains("before on stdout") && !old.contains("after"), "{old}");
     }
@@ -251,17 +251,11 @@ fn output_goes_to_a_file_for_each_slot_and_to_the_new_one_after_usr1() {
     stop(cluster);
 }
 
-/// Has the worker of each slot print, each once at least.
-fn print_in_both(address: SocketAddr, text: &str) -> BTreeMap<usize, ()> {
-    let slots = [0, 1].map(|slot| {
-        let found = (0..1000).map(|_| http::Connection::open(address).unwrap()).find_map(|mut connection| {
-            let who = who::parse(&connection.get("/who").unwrap().body);
-            (who.slot == slot).then_some(connection)
-        });
-        found.expect("the worker of each slot answers").get(&format!("/print/{text}")).unwrap();
-        (slot, ())
-    });
-    slots.into()
+/// Has the worker of each slot print.
+fn print_in_both(address: SocketAddr, text: &str) {
+    for slot in [0, 1] {
+        who::keep(address, |who| who.slot == slot).body(&format!("/print/{text}"));
+    }
 }
 
 #[track_caller]
@@ -305,6 +299,91 @@ fn a_log_file_that_cannot_be_opened_anew_is_told_and_the_old_one_goes_on() {
         expect_in_file(&mut cluster, &moved.join(format!("{slot}.log")), &["reopened 1"]);
     }
     stop(cluster);
+}
+
+/// The workers of before live on beside the next program, which has their pipes.
+#[test]
+fn workers_print_on_across_an_upgrade_and_no_line_is_lost_or_without_its_prefix() {
+    let scratch = Scratch::new();
+    let hold = scratch.path("hold");
+    let launch = setup(["output=prefixed"]).env("CHATTER", "ticks").with(|command| _ = command.env("HOLD", &hold));
+    let mut cluster = launch.start();
+    cluster.wait_ready();
+    for generation in [2, 3] {
+        let old: Vec<String> = cluster.workers().into_iter().map(|pid| format!("pid={pid}: err tick ")).collect();
+        fs::write(&hold, "").unwrap();
+        cluster.signal(Signal::SIGUSR2);
+        cluster.wait_for("cluster: upgraded");
+        cluster.wait_for(&format!("reloading: generation {generation} takes over"));
+        for prefix in &old {
+            // More than was on its way.
+            for _ in 0..20 {
+                cluster.wait_for(prefix);
+            }
+        }
+        fs::remove_file(&hold).unwrap();
+        cluster.wait_for(&format!("reloaded: all workers are of generation {generation}"));
+        cluster.wait_for_workers(2);
+    }
+    stop_and_look(&mut cluster, |log| {
+        let ticks = expect_whole_ticks(log.lines().filter(|line| line.contains(" tick ")));
+        assert_eq!(ticks.len(), 2 * 6, "each worker on each stream: {ticks:?}");
+        assert!(!log.contains("Crashed"), "{log}");
+    });
+}
+
+/// Every line has its prefix, and each worker's numbers have no gap. Returns how many there are of each worker on each stream.
+#[track_caller]
+fn expect_whole_ticks<'a>(lines: impl Iterator<Item = &'a str>) -> BTreeMap<(String, String), usize> {
+    let mut next = BTreeMap::new();
+    for line in lines {
+        let (prefix, text) = line.split_once(": ").unwrap_or_else(|| panic!("no prefix: {line}"));
+        let worker = prefix.split(' ').find(|word| word.starts_with("worker="));
+        let worker = worker.unwrap_or_else(|| panic!("no worker: {line}"));
+        let (stream, number) = text.split_once(" tick ").unwrap();
+        let next: &mut usize = next.entry((worker.to_owned(), stream.to_owned())).or_default();
+        assert_eq!(number, next.to_string(), "{line}");
+        *next += 1;
+    }
+    next
+}
+
+#[test]
+fn log_files_go_on_across_an_upgrade_and_are_opened_anew_for_the_workers_of_before() {
+    let scratch = Scratch::new();
+    let (hold, log) = (scratch.path("hold"), |slot: usize| scratch.path(&format!("slot-{slot}.log")));
+    let pattern = format!("output={}", scratch.path("slot-{slot}.log").display());
+    let launch = setup([&pattern]).env("CHATTER", "ticks").with(|command| _ = command.env("HOLD", &hold));
+    let mut cluster = launch.start();
+    cluster.wait_ready();
+    fs::write(&hold, "").unwrap();
+    cluster.signal(Signal::SIGUSR2);
+    cluster.wait_for("cluster: upgraded");
+    cluster.wait_for("reloading: generation 2 takes over");
+    let last_tick = |path: &Path| -> Option<usize> {
+        let text = fs::read_to_string(path).ok()?;
+        text.lines().rev().find_map(|line| line.strip_prefix("err tick ")?.parse().ok())
+    };
+    // Slot 1 has its worker of before: slot 0 goes first, and waits.
+    let (path, old) = (log(1), scratch.path("old.log"));
+    let upgraded = last_tick(&path).unwrap();
+    cluster.wait_until("the worker of before to print on", |_| last_tick(&path).filter(|tick| *tick > upgraded + 20));
+    fs::rename(&path, &old).unwrap();
+    cluster.signal(Signal::SIGUSR1);
+    cluster.wait_until("a new file", |_| last_tick(&path));
+    fs::remove_file(&hold).unwrap();
+    cluster.wait_for("reloaded: all workers are of generation 2");
+    cluster.wait_for_workers(2);
+    stop_and_look(&mut cluster, |log| assert!(!log.contains("Crashed") && !log.contains(" tick "), "{log}"));
+    let text = [old, path].map(|path| fs::read_to_string(path).unwrap()).concat();
+    let numbers: Vec<usize> = text.lines().filter_map(|line| line.strip_prefix("out tick ")?.parse().ok()).collect();
+    // Both print for a while; each number is the next of one of them.
+    let mut next = [0, 0];
+    for number in &numbers {
+        let of_whom = next.iter_mut().find(|next| *next == number);
+        *of_whom.unwrap_or_else(|| panic!("a gap before {number}: {numbers:?}")) += 1;
+    }
+    assert!(next.iter().all(|count| *count > 0), "its successor has the same file: {next:?}");
 }
 
 /// Two that come while a worker is busy with the one before are as one, and none is missed.

@@ -76,6 +76,7 @@ async fn program() -> cluster::Result {
         Ok("endless") => _ = thread::spawn(endless),
         Ok("family") => family(),
         Ok("last-words") => return last_words().await,
+        Ok("ticks") => ticks().await,
         Ok("logs") => _ = tokio::spawn(reopen_logs()),
         _ => {}
     }
@@ -118,6 +119,24 @@ const LINES: usize = 600;
 fn endless() {
     loop {
         println!("endless");
+    }
+}
+
+/// Counts on both streams for as long as it lives; whoever cannot print crashes. While the file `HOLD` exists, it does not serve.
+async fn ticks() {
+    thread::spawn(|| {
+        for number in 0_u64.. {
+            // Each in one write, so that it is whole whenever it is read.
+            let written = std::io::stdout().lock().write_all(format!("out tick {number}\n").as_bytes());
+            written
+                .and_then(|()| std::io::stderr().write_all(format!("err tick {number}\n").as_bytes()))
+                .unwrap_or_else(|_| std::process::abort());
+            thread::sleep(Duration::from_millis(2));
+        }
+    });
+    let hold = std::env::var("HOLD").unwrap_or_default();
+    while fs::exists(&hold).is_ok_and(|is| is) {
+        tokio::time::sleep(Duration::from_millis(5)).await;
     }
 }
 

@@ -1,10 +1,12 @@
 //! Which worker answers: `GET /who` of the fixture `web`.
 
 use std::net::SocketAddr;
+use std::thread;
+use std::time::Instant;
 
 use nix::unistd::Pid;
 
-use crate::http;
+use crate::{DEADLINE, POLL, http};
 
 /// One answer.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -45,7 +47,7 @@ pub fn parse(body: &str) -> Who {
 /// If none of many connections reaches it.
 #[track_caller]
 pub fn find(address: SocketAddr, is_right: impl Fn(&Who) -> bool) -> Who {
-    (0..1000).map(|_| who(address)).find(is_right).expect("the worker answers one of many connections")
+    try_until_deadline(|| Some(who(address)).filter(&is_right))
 }
 
 /// A connection that is kept to one worker, whatever happens to the others.
@@ -78,6 +80,21 @@ impl Kept {
 /// If none of many connections reaches it.
 #[track_caller]
 pub fn keep(address: SocketAddr, is_right: impl Fn(&Who) -> bool) -> Kept {
-    let kept = (0..1000).map(|_| Kept(http::Connection::open(address).expect("somebody listens")));
-    kept.map(|mut kept| (kept.ask(), kept)).find(|(who, _)| is_right(who)).expect("the worker answers one of many").1
+    try_until_deadline(|| {
+        let mut kept = Kept(http::Connection::open(address).expect("somebody listens"));
+        is_right(&kept.ask()).then_some(kept)
+    })
+}
+
+/// The right worker may still have to come.
+#[track_caller]
+fn try_until_deadline<T>(mut attempt: impl FnMut() -> Option<T>) -> T {
+    let deadline = Instant::now() + DEADLINE;
+    loop {
+        if let Some(found) = attempt() {
+            return found;
+        }
+        assert!(Instant::now() < deadline, "the worker answers one of many connections");
+        thread::sleep(POLL);
+    }
 }

@@ -220,7 +220,8 @@ impl Reception {
                 return Ok(());
             }
         };
-        let is_counted = letter.counted_by() == self.seat.tag;
+        let counted_by = letter.counted_by();
+        let is_counted = counted_by == self.seat.tag;
         let port = letter.cover.port;
         let desk = self.desks().get(&port).map(Arc::clone);
         let is_here = desk.is_some();
@@ -228,6 +229,8 @@ impl Reception {
         let desk = desk.unwrap_or_else(|| Arc::new(Desk::new(port)));
         for connection in letter.connections {
             if !is_counted {
+                // Who reads the same mailbox, before us or after us, would wait for it in vain and look busier than it is.
+                self.exchange.withdraw(self.seat.slot, counted_by);
                 self.seat.line.open();
             }
             let arrival = self.hold(&desk, connection);

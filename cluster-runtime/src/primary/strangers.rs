@@ -19,12 +19,15 @@ pub(super) async fn reap_strangers(is_worker: impl Fn(Pid) -> bool) -> io::Resul
         return Ok(());
     }
     let mut child_ended = signal(SignalKind::child())?;
-    while child_ended.recv().await.is_some() {
+    // Nobody tells of those that had ended before: they came with the program that this process was before its exec.
+    let mut has_more = Some(());
+    while has_more.is_some() {
         tokio::time::sleep(PATIENCE).await;
         for pid in children().into_iter().filter(|pid| !is_worker(*pid)) {
             // A child that lives on, or was reaped by its owner meanwhile, is none of ours.
             _ = waitpid(pid, Some(WaitPidFlag::WNOHANG));
         }
+        has_more = child_ended.recv().await;
     }
     Ok(())
 }

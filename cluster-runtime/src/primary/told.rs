@@ -41,7 +41,7 @@ impl Shell {
         let workers = self.supervisor.status().filter(|worker| worker.state == State::Ready);
         // By slot: of two that serve in one, one is on its way out.
         let ready = workers.map(|worker| worker.slot).collect::<BTreeSet<_>>().len();
-        let text = match (self.stop, self.settings.workers) {
+        let text = match (self.stop, self.supervisor.wanted()) {
             (Stop::Until { .. }, _) => "stopping".to_owned(),
             (Stop::No, 1) if ready == 1 => "1 worker ready".to_owned(),
             (Stop::No, all) if ready == all => format!("{all} workers ready"),
