@@ -100,3 +100,18 @@ fn with_a_policy_of_their_own_users_fork_and_kill_and_disconnect() {
         (1..=5).filter(|id| cluster.log_text().contains(&format!("Forked(WorkerId({id}))"))).collect();
     assert_eq!(ids, BTreeSet::from([1, 2, 3, 4]), "nobody was restarted");
 }
+
+#[test]
+fn more_workers_than_there_are_descriptors_for_are_refused_and_nothing_is_spoilt() {
+    let script = support::scratch::Scratch::new();
+    let path = script.path("limited");
+    std::fs::write(&path, format!("#!/bin/sh\nulimit -n 80\nexec {RENEWAL}\n")).unwrap();
+    std::fs::set_permissions(&path, std::os::unix::fs::PermissionsExt::from_mode(0o755)).unwrap();
+    let mut cluster = Cluster::of(path.to_str().unwrap()).workers(1).start();
+    let address = cluster.wait_ready();
+    let outcome = order(address, "scale-6");
+    assert!(outcome.contains("6 workers take") && outcome.contains("the limit is 80"), "{outcome}");
+    assert_eq!(order(address, "reload"), "Ok(2)");
+    assert_eq!(order(address, "scale-2"), "Ok(())");
+    cluster.wait_for_workers(2);
+}

@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 use std::fs;
 use std::net::SocketAddr;
-use std::os::unix::fs::MetadataExt as _;
+use std::os::unix::fs::{MetadataExt as _, PermissionsExt as _};
 use std::os::unix::net::UnixStream;
 
 use support::http::{self, Connection};
@@ -323,15 +323,103 @@ fn a_worker_that_crashes_around_an_upgrade_is_replaced() {
 }
 
 #[test]
-fn a_function_that_does_not_return_is_cut_short_at_the_end_of_the_grace_period() {
+fn a_function_that_does_not_return_ends_the_upgrade_and_workers_are_reloaded_as_ever() {
     let release = Release::of(RENEWAL);
     release.set_mode("blocked first");
     let mut cluster = launch(&release).workers(1).env("CLUSTER_GRACE", "1s").start();
-    cluster.wait_ready();
+    let address = cluster.wait_ready();
     release.set_mode("good second");
     cluster.signal(Signal::SIGUSR2);
     cluster.wait_for("Upgrading");
-    cluster.wait_logged("upgrade abandoned");
+    cluster.wait_logged("upgrade abandoned: the primary function has not returned within the grace period");
+    cluster.signal(Signal::SIGHUP);
+    cluster.wait_for("reloaded: all workers");
+    cluster.wait_for_workers(1);
+    assert_eq!(releases(address), BTreeSet::from(["second".into()]));
+    // What is sent is on its way to somebody who may come back.
+    assert_eq!(http::get(address, "/hit").unwrap().status, 200);
     cluster.signal(Signal::SIGTERM);
     cluster.expect_exit(0);
+}
+
+#[test]
+fn programs_neither_of_which_can_go_on_are_the_end_and_the_workers_drain() {
+    let release = Release::of(RENEWAL);
+    let mut cluster = launch(&release).workers(2).start();
+    let address = cluster.wait_ready();
+    let mut slow = Connection::open(address).unwrap();
+    slow.send_get("/slow/1000").unwrap();
+    cluster.wait_for("slow request begins");
+    release.set_mode("both-lie");
+    cluster.signal(Signal::SIGUSR2);
+    cluster.wait_logged("nor as the program that was: after an upgrade that was abandoned (grace is");
+    assert_eq!(slow.answer().unwrap().body, "slept 1000");
+    cluster.expect_exit(2);
+}
+
+#[test]
+fn messages_of_a_worker_that_comes_and_goes_during_the_upgrade_are_taken_by_the_next_program() {
+    let release = Release::of(RENEWAL);
+    let mut cluster = launch(&release).workers(1).env("LINGER", "1").start();
+    let address = cluster.wait_ready();
+    release.set_mode("hundred first");
+    cluster.signal(Signal::SIGUSR2);
+    cluster.wait_for("Upgrading");
+    send(who(address).pid, Signal::SIGKILL);
+    cluster.wait_logged("has sent a hundred");
+    release.set_mode("good second");
+    send(who(address).pid, Signal::SIGKILL);
+    cluster.wait_for("begins with 0 hits");
+    expect_total(&mut cluster, address, 100);
+}
+
+#[test]
+fn a_stop_while_the_function_returns_leaves_no_request_without_an_answer() {
+    let release = Release::of(RENEWAL);
+    let mut cluster = launch(&release).workers(1).env("LINGER", "1").start();
+    let address = cluster.wait_ready();
+    cluster.signal(Signal::SIGUSR2);
+    cluster.wait_for("Upgrading");
+    let mut asking = Connection::open(address).unwrap();
+    asking.send_get("/total").unwrap();
+    cluster.signal(Signal::SIGTERM);
+    cluster.wait_logged("upgrade abandoned: the cluster stops");
+    assert_eq!(asking.answer().unwrap().status, 200);
+    cluster.expect_exit(0);
+}
+
+#[test]
+fn an_upgrade_that_is_asked_for_during_another_one_is_refused_aloud() {
+    let release = Release::of(RENEWAL);
+    let mut cluster = launch(&release).workers(1).env("LINGER", "1").start();
+    cluster.wait_ready();
+    cluster.signal(Signal::SIGUSR2);
+    cluster.wait_for("Upgrading");
+    cluster.signal(Signal::SIGUSR2);
+    cluster.wait_logged("an upgrade is under way already; ask again when it is over");
+    cluster.wait_logged("reloaded: all workers");
+}
+
+#[test]
+fn an_upgrade_for_which_there_are_no_descriptors_is_refused() {
+    let release = Release::of(RENEWAL);
+    let script = Scratch::new();
+    let path = script.path("limited");
+    fs::write(&path, format!("#!/bin/sh\nulimit -n 56\nexec {}\n", release.program().display())).unwrap();
+    fs::set_permissions(&path, fs::Permissions::from_mode(0o755)).unwrap();
+    let limited = Cluster::of(path.to_str().unwrap()).env("MODE", release.mode().to_str().unwrap());
+    let mut cluster = limited.workers(3).start();
+    let address = cluster.wait_ready();
+    expect_refused(&mut cluster, address, "descriptors for a moment, and the limit is 56");
+}
+
+#[test]
+fn what_the_primary_function_starts_can_be_ended() {
+    let release = Release::of(RENEWAL);
+    let mut cluster = launch(&release).workers(1).env("SHOW_MASK", "1").start();
+    let line = cluster.wait_for("signals blocked in a child");
+    let mask = u64::from_str_radix(line.rsplit('\t').next().unwrap(), 16).unwrap();
+    for signal in [Signal::SIGTERM, Signal::SIGINT, Signal::SIGHUP, Signal::SIGQUIT, Signal::SIGCHLD] {
+        assert_eq!(mask & 1 << (signal as u64 - 1), 0, "{signal}: {line}");
+    }
 }

@@ -97,3 +97,17 @@ fn a_worker_that_somebody_has_stopped_is_left_alone() {
     cluster.wait_until("the stuck one to be gone", |cluster| (!cluster.workers().contains(&stuck)).then_some(()));
     assert!(is_alive(&cluster, who(address)));
 }
+
+#[test]
+fn workers_that_started_while_the_primary_stood_still_are_not_late_for_that() {
+    let release = support::release::Release::of(RENEWAL);
+    release.set_mode("slow first");
+    let mode = release.mode();
+    let mut cluster = launch(4).env("MODE", mode.to_str().unwrap()).env("CLUSTER_START_TIMEOUT", "3s").start();
+    cluster.wait_for_workers(4);
+    cluster.signal(Signal::SIGSTOP);
+    sleep(Duration::from_secs(5));
+    cluster.signal(Signal::SIGCONT);
+    cluster.wait_ready();
+    assert_eq!(cluster.workers().len(), 4);
+}

@@ -7,7 +7,6 @@
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd, RawFd};
 use std::process::Command;
 use std::sync::OnceLock;
-use std::sync::atomic::AtomicBool;
 use std::{fmt, io};
 
 use nix::sys::signal::{SigSet, Signal};
@@ -46,12 +45,10 @@ pub(crate) enum Role {
 
 /// What the next program of a primary gets.
 pub(crate) struct Succession {
-    /// What the primary leaves.
-    pub(crate) state: OwnedFd,
+    /// What the primary leaves, until it has been taken over: then there is nothing any more to give back.
+    pub(crate) state: Option<OwnedFd>,
     /// This is the program that was, and the one after it did not go on because of this.
     pub(crate) reason: Option<OwnedFd>,
-    /// It has been taken over: there is nothing any more to give back.
-    pub(crate) is_settled: AtomicBool,
 }
 
 /// What a program gets that is tried.
@@ -150,8 +147,7 @@ fn primary_role(text: &str) -> Option<Role> {
     let adopt = |number| if number > 2 { os::adopt_inherited(number).ok() } else { None };
     match key {
         "reason" if Pid::this().as_raw() == primary => {
-            let is_settled = AtomicBool::new(false);
-            Some(Role::Successor(Succession { state: adopt(state)?, reason: adopt(number), is_settled }))
+            Some(Role::Successor(Succession { state: Some(adopt(state)?), reason: adopt(number) }))
         }
         "verdict" if getppid().as_raw() == primary && state != number => {
             Some(Role::Trial(Trial { state: adopt(state)?, verdict: adopt(number)? }))

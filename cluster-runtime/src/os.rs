@@ -264,20 +264,26 @@ static TERMINATED: AtomicBool = AtomicBool::new(false);
 /// Leaves the signals that mean something to a primary to its main thread: one that another thread takes cannot wait for the program
 /// that this process is about to become.
 pub(crate) fn leave_signals_to_main() {
-    let all = [
-        Signal::SIGCHLD,
-        Signal::SIGHUP,
-        Signal::SIGINT,
-        Signal::SIGPWR,
-        Signal::SIGQUIT,
-        Signal::SIGTERM,
-        Signal::SIGTTIN,
-        Signal::SIGTTOU,
-        Signal::SIGUSR1,
-        Signal::SIGUSR2,
-    ];
-    _ = SigSet::from_iter(all).thread_block();
+    _ = SigSet::from_iter(OF_THE_PRIMARY).thread_block();
 }
+
+/// Takes that back: what this thread starts inherits its mask.
+pub(crate) fn take_signals_again() {
+    _ = SigSet::from_iter(OF_THE_PRIMARY).thread_unblock();
+}
+
+const OF_THE_PRIMARY: [Signal; 10] = [
+    Signal::SIGCHLD,
+    Signal::SIGHUP,
+    Signal::SIGINT,
+    Signal::SIGPWR,
+    Signal::SIGQUIT,
+    Signal::SIGTERM,
+    Signal::SIGTTIN,
+    Signal::SIGTTOU,
+    Signal::SIGUSR1,
+    Signal::SIGUSR2,
+];
 
 /// Whether whoever started this process made it ignore `signal`, as `nohup` does.
 pub(crate) fn is_ignored(signal: Signal) -> bool {

@@ -46,6 +46,7 @@ fn main() -> cluster::Result {
             ("in-primary", _) => config = config.dispatch(Dispatch::RoundRobin),
             // It could go on, and cannot. The program that was can.
             ("trial-lies", false) if !is_first => config = config.grace(Duration::MAX),
+            ("both-lie", false) => config = config.grace(Duration::MAX),
             _ => {}
         }
     }
@@ -56,6 +57,12 @@ async fn work(worker: Worker<ToPrimary>) -> cluster::Result {
     let (mode, release) = mode();
     if mode == "chatty" {
         tokio::spawn(chat(worker.clone()));
+    }
+    if mode == "hundred" {
+        for _ in 0..100 {
+            worker.send(ToPrimary::Hit).await?;
+        }
+        println!("has sent a hundred");
     }
     match mode.as_str() {
         "slow" => sleep(Duration::from_secs(2)).await,
@@ -102,6 +109,10 @@ async fn obey(mut primary: Primary<ToPrimary>) -> cluster::Result {
     let mut hits: u64 = primary.carried()?.unwrap_or_default();
     let (mut forgotten, mode) = (Vec::new(), mode().0);
     println!("begins with {hits} hits");
+    if std::env::var_os("SHOW_MASK").is_some() {
+        let signals = std::process::Command::new("grep").args(["SigBlk", "/proc/self/status"]).output()?;
+        println!("signals blocked in a child: {}", String::from_utf8_lossy(&signals.stdout).trim());
+    }
     while let Some(event) = primary.next().await {
         match event {
             Event::Message(_, ToPrimary::Do { order, outcome }) => {
@@ -124,6 +135,9 @@ async fn obey(mut primary: Primary<ToPrimary>) -> cluster::Result {
             Event::Upgrading => {
                 println!("Upgrading");
                 primary.carry(&hits)?;
+                if std::env::var_os("LINGER").is_some() {
+                    sleep(Duration::from_secs(3)).await;
+                }
             }
             event => println!("{event:?}"),
         }

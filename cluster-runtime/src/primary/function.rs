@@ -14,7 +14,6 @@ use std::{io, thread};
 use bytes::Bytes;
 use tokio::runtime::{Builder, Runtime};
 use tokio::sync::{Notify, mpsc, oneshot};
-use tokio::time::timeout;
 
 use super::Happening;
 use super::event::Event;
@@ -44,6 +43,8 @@ pub(super) enum Notice {
     ReopenLogs,
     /// The primary is about to become another program.
     Upgrading,
+    /// No next program comes; the function has left already.
+    GoOn,
     /// Take all lanes apart; nothing follows.
     Suspend(oneshot::Sender<io::Result<LeftBehind>>),
     /// The last worker was reaped and none will come.
@@ -82,11 +83,7 @@ where
     let (notices, heard) = mpsc::unbounded_channel();
     let runtime = Builder::new_current_thread().enable_all().build()?;
     let shared = Arc::new(Shared::new(common));
-    let live = move || {
-        os::leave_signals_to_main();
-        live(&runtime, function, &shared, heard);
-    };
-    thread::Builder::new().name("cluster-primary".into()).spawn(live)?;
+    thread::Builder::new().name("cluster-primary".into()).spawn(move || live(&runtime, function, &shared, heard))?;
     Ok(notices)
 }
 
@@ -131,6 +128,7 @@ async fn route<Up: Message, Down: Message>(
             }
             Notice::OnlineAgain(worker, socket) => attach(&shared, worker, socket),
             Notice::Departed(worker, suspended, exit) => {
+                shared.tell(News::Event(Event::Forked(worker)));
                 if let Some(lane) = shared.resume(suspended) {
                     lane.peer_exited();
                     shared.tell(News::Online(worker, lane));
@@ -138,10 +136,19 @@ async fn route<Up: Message, Down: Message>(
                 shared.tell(News::Exited(worker, exit));
             }
             Notice::Upgrading => shared.tell(News::Upgrading),
+            // Who does not wait for it any more does not want it.
+            Notice::Suspend(answer) if answer.is_closed() => {}
             Notice::Suspend(answer) => {
-                _ = answer.send(leave_behind(&shared).await);
-                return;
+                // This is the user's thread. From here on only the main one takes signals, so that they wait for the next program.
+                os::leave_signals_to_main();
+                let left = leave_behind(&shared).await;
+                let is_done = left.is_ok();
+                if answer.send(left).is_ok() && is_done {
+                    return;
+                }
+                os::take_signals_again();
             }
+            Notice::GoOn => shared.drain_intake(),
             Notice::Listening(worker, address) => shared.tell(News::Event(Event::Listening(worker, address))),
             Notice::Ready(worker) => shared.tell(News::Event(Event::Ready(worker))),
             Notice::Exited(worker, exit) => {
@@ -156,18 +163,26 @@ async fn route<Up: Message, Down: Message>(
     }
 }
 
+/// # Errors
+/// Where a lane cannot be taken apart in time; those that were not yet go on.
 async fn leave_behind<Up: Message, Down: Message>(shared: &Shared<Up, Down>) -> io::Result<LeftBehind> {
     let held_up = |_| io::Error::new(io::ErrorKind::TimedOut, "the primary function's runtime is held up");
-    timeout(TO_SUSPEND, shared.intake_is_left()).await.map_err(held_up)?;
-    let mut left = LeftBehind { lanes: BTreeMap::new(), departed: Vec::new(), carried: shared.take_carried() };
+    let mut left = LeftBehind { lanes: BTreeMap::new(), departed: Vec::new(), carried: None };
     for (worker, lane, exit) in shared.departed() {
         let (suspended, _) = lane.suspend(TO_SUSPEND).await.map_err(held_up)?;
         left.departed.push((worker, suspended, exit));
     }
-    for (worker, lane) in shared.take_lanes() {
-        let (suspended, socket) = lane.suspend(TO_SUSPEND).await.map_err(held_up)?;
-        left.lanes.insert(worker, (suspended, socket.map(OwnedFd::from)));
+    let mut lanes = shared.take_lanes().into_iter();
+    while let Some((worker, lane)) = lanes.next() {
+        match lane.suspend(TO_SUSPEND).await {
+            Ok((suspended, socket)) => _ = left.lanes.insert(worker, (suspended, socket.map(OwnedFd::from))),
+            Err(elapsed) => {
+                lanes.chain([(worker, lane)]).for_each(|(worker, lane)| shared.put_lane_back(worker, lane));
+                return Err(held_up(elapsed));
+            }
+        }
     }
+    left.carried = shared.take_carried();
     Ok(left)
 }
 

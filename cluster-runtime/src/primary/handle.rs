@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeMap, VecDeque};
 use std::ops::Deref;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU8, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use bytes::Bytes;
@@ -66,9 +66,8 @@ pub(super) struct Shared<Up, Down> {
     leave: Arc<Leave>,
     /// What the program before has carried over, and what this one will.
     carried: Mutex<Carried>,
-    /// Where the intake is.
-    intake: Mutex<IntakePlace<Up, Down>>,
-    intake_left: Notify,
+    /// Where the events were taken, once the function has left that to the next program.
+    intake: Mutex<Option<Box<Intake<Up, Down>>>>,
 }
 
 #[derive(Debug, Default)]
@@ -78,44 +77,56 @@ struct Carried {
     to_come: Option<Bytes>,
 }
 
-/// Where the events are taken.
-enum IntakePlace<Up, Down> {
-    InUse,
-    /// Nobody takes them any more.
-    Left(Option<Box<Intake<Up, Down>>>),
-}
-
 /// Whether the function is to make room for the next program.
 #[derive(Debug, Default)]
 pub(super) struct Leave {
-    is_wanted: AtomicBool,
-    /// The function knows it.
-    is_told: AtomicBool,
+    state: AtomicU8,
+    /// Nobody takes events any more.
+    is_done: AtomicBool,
+}
+
+impl Leave {
+    const NO: u8 = 0;
+    const WANTED: u8 = 1;
+    /// The function knows it, and gets no more events.
+    const TOLD: u8 = 2;
 }
 
 impl Leave {
     pub(super) fn want(&self) {
-        self.is_wanted.store(true, Ordering::SeqCst);
+        self.state.store(Self::WANTED, Ordering::SeqCst);
     }
 
-    /// Takes it back; `false` if the function has been told already.
+    /// Takes it back, unless the function knows it already.
     pub(super) fn withdraw(&self) -> bool {
-        self.is_wanted.store(false, Ordering::SeqCst);
-        !self.is_told.load(Ordering::SeqCst)
+        self.change(Self::WANTED, Self::NO)
+    }
+
+    /// It is not wanted any more, whatever the function knows: events go on for whoever still asks.
+    pub(super) fn call_off(&self) {
+        self.state.store(Self::NO, Ordering::SeqCst);
+    }
+
+    /// Whether nobody takes events any more.
+    pub(super) fn is_done(&self) -> bool {
+        self.is_done.load(Ordering::SeqCst)
     }
 
     fn is_wanted(&self) -> bool {
-        self.is_wanted.load(Ordering::SeqCst)
+        self.state.load(Ordering::SeqCst) != Self::NO
     }
 
-    /// Whether it is still wanted; from here on it cannot be taken back.
+    fn is_told(&self) -> bool {
+        self.state.load(Ordering::SeqCst) == Self::TOLD
+    }
+
+    /// The function is about to know; `false` if it need not.
     fn tell(&self) -> bool {
-        self.is_told.store(true, Ordering::SeqCst);
-        let is_wanted = self.is_wanted();
-        if !is_wanted {
-            self.is_told.store(false, Ordering::SeqCst);
-        }
-        is_wanted
+        self.change(Self::WANTED, Self::TOLD)
+    }
+
+    fn change(&self, from: u8, to: u8) -> bool {
+        self.state.compare_exchange(from, to, Ordering::SeqCst, Ordering::SeqCst).is_ok()
     }
 }
 
@@ -133,8 +144,7 @@ pub(super) enum News<Up, Down> {
 
 impl<Up: Message, Down: Message> Primary<Up, Down> {
     pub(super) fn new(shared: Arc<Shared<Up, Down>>, runtime: runtime::Handle) -> Self {
-        let intake =
-            Intake { shared: Arc::clone(&shared), inlets: Vec::new(), turn: 0, has_ended: false, is_over: false };
+        let intake = Intake { shared: Arc::clone(&shared), inlets: Vec::new(), turn: 0, has_ended: false };
         Self { handle: PrimaryHandle { shared }, intake: Some(intake), runtime }
     }
 
@@ -413,8 +423,7 @@ impl<Up: Message, Down: Message> Shared<Up, Down> {
             shell,
             leave,
             carried: Mutex::new(Carried { from_before: carried, to_come: None }),
-            intake: Mutex::new(IntakePlace::InUse),
-            intake_left: Notify::new(),
+            intake: Mutex::new(None),
         }
     }
 
@@ -435,41 +444,52 @@ impl<Up: Message, Down: Message> Shared<Up, Down> {
         std::mem::take(&mut self.lanes())
     }
 
+    pub(super) fn put_lane_back(&self, worker: WorkerId, lane: Lane<Down, Up>) {
+        self.lanes().insert(worker, lane);
+    }
+
     pub(super) fn take_carried(&self) -> Option<Bytes> {
         let mut carried = lock(&self.carried);
         carried.to_come.take().or(carried.from_before.take())
     }
 
     fn leave_intake(&self, intake: Option<Box<Intake<Up, Down>>>) {
-        *lock(&self.intake) = IntakePlace::Left(intake);
-        self.intake_left.notify_waiters();
+        *lock(&self.intake) = intake;
+        self.leave.is_done.store(true, Ordering::SeqCst);
+        // One that is full wakes the shell as well.
+        _ = self.shell.try_send(Happening::IntakeLeft);
     }
 
-    /// Completes when nobody takes events any more.
-    pub(super) async fn intake_is_left(&self) {
-        loop {
-            let left = self.intake_left.notified();
-            if matches!(*lock(&self.intake), IntakePlace::Left(_)) {
-                return;
-            }
-            left.await;
+    /// Takes events for nobody: the function has left them, and no next program comes.
+    pub(super) fn drain_intake(self: &Arc<Self>) {
+        if let Some(mut intake) = lock(&self.intake).take() {
+            let shared = Arc::clone(self);
+            shared.leave.is_done.store(false, Ordering::SeqCst);
+            tokio::spawn(async move {
+                while intake.next().await.is_some() {}
+                shared.leave_intake(None);
+            });
         }
     }
 
     /// Workers that are gone and of which something has not been told yet.
     pub(super) fn departed(&self) -> Vec<(WorkerId, Lane<Down, Up>, Exit)> {
-        let IntakePlace::Left(Some(intake)) = std::mem::replace(&mut *lock(&self.intake), IntakePlace::Left(None))
-        else {
-            return Vec::new();
-        };
-        let lanes = self.lanes();
-        let is_gone = |inlet: &Inlet<Up, Down>| !lanes.contains_key(&inlet.worker);
-        let mut exits: BTreeMap<_, _> = lock(&self.news)
-            .iter()
-            .filter_map(|news| if let News::Exited(worker, exit) = news { Some((*worker, *exit)) } else { None })
-            .collect();
-        let gone = intake.inlets.into_iter().filter(is_gone);
-        gone.filter_map(|Inlet { worker, lane, exit }| Some((worker, lane, exit.or(exits.remove(&worker))?))).collect()
+        let known = lock(&self.intake).take().map_or_else(Vec::new, |intake| intake.inlets);
+        let mut lanes: BTreeMap<_, _> = known.into_iter().map(|it| (it.worker, (it.lane, it.exit))).collect();
+        for news in std::mem::take(&mut *lock(&self.news)) {
+            match news {
+                News::Online(worker, lane) => _ = lanes.insert(worker, (lane, None)),
+                News::Exited(worker, exit) => {
+                    if let Some((_, known)) = lanes.get_mut(&worker) {
+                        *known = Some(exit);
+                    }
+                }
+                News::Event(_) | News::Upgrading | News::Ended => {}
+            }
+        }
+        let living = self.lanes();
+        let gone = lanes.into_iter().filter(|(worker, _)| !living.contains_key(worker));
+        gone.filter_map(|(worker, (lane, exit))| Some((worker, lane, exit?))).collect()
     }
 
     /// Makes the lane of a worker that has just been spawned; what is sent on it waits.
@@ -514,8 +534,6 @@ struct Intake<Up, Down> {
     /// The inlet that is looked at first, so that a busy worker cannot keep the others from being heard.
     turn: usize,
     has_ended: bool,
-    /// The rest is for the next program.
-    is_over: bool,
 }
 
 /// One worker whose messages may come.
@@ -531,7 +549,8 @@ impl<Up: Message, Down: Message> Intake<Up, Down> {
         let shared = Arc::clone(&self.shared);
         tokio::task::coop::consume_budget().await;
         loop {
-            if self.is_over {
+            // The rest is for the next program.
+            if shared.leave.is_told() {
                 return None;
             }
             let arrival = shared.arrivals.notified();
@@ -559,10 +578,7 @@ impl<Up: Message, Down: Message> Intake<Up, Down> {
                         return Some(event);
                     }
                 }
-                News::Upgrading if self.shared.leave.tell() => {
-                    self.is_over = true;
-                    return Some(Event::Upgrading);
-                }
+                News::Upgrading if self.shared.leave.tell() => return Some(Event::Upgrading),
                 News::Upgrading => {}
                 News::Ended => self.has_ended = true,
             }

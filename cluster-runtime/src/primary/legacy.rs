@@ -7,7 +7,7 @@ use std::collections::BTreeSet;
 use std::ffi::{CString, OsStr, OsString};
 use std::fmt::Write as _;
 use std::io;
-use std::os::fd::{AsRawFd as _, BorrowedFd, OwnedFd, RawFd};
+use std::os::fd::{AsFd as _, AsRawFd as _, BorrowedFd, OwnedFd, RawFd};
 use std::os::unix::ffi::{OsStrExt as _, OsStringExt as _};
 use std::time::Duration;
 
@@ -16,12 +16,15 @@ use nix::sys::signal::SigSet;
 use serde::{Deserialize, Serialize};
 
 use super::ports::{Ports, PortsState};
-use crate::board::Sheet;
+use super::signals::Request;
+use crate::board::{self, Sheet};
 use crate::boot::{self, Succession, Trial};
 use crate::config::Settings;
 use crate::control::{self, Schema};
+use crate::error::exit_code;
 use crate::ipc::{Message, Suspended, codec};
 use crate::listen::{Dispatch, PortId};
+use crate::report::say;
 use crate::supervisor::Memory;
 use crate::{Exit, WorkerId, os};
 
@@ -40,7 +43,7 @@ pub(super) struct Legacy {
     /// As many workers as the settings said, whatever was ordered since.
     pub(super) configured: usize,
     pub(super) memory: Memory,
-    pub(super) stalled: Duration,
+    stalled: Duration,
     ports: Option<PortsState>,
     pub(super) port_fds: Vec<RawFd>,
     pub(super) members: Vec<MemberState>,
@@ -50,6 +53,10 @@ pub(super) struct Legacy {
     pub(super) images: Vec<(u64, RawFd)>,
     /// What the user's primary function carries over.
     pub(super) carried: Option<Bytes>,
+    /// What was asked for when it was too late to act on it.
+    pub(super) late: Vec<Request>,
+    /// When the program before has put everything down, on the board's clock: nobody has supervised since.
+    left_at: u64,
     /// The program that runs, to go back to.
     pub(super) origin: RawFd,
 }
@@ -100,6 +107,7 @@ impl Legacy {
         departed: Vec<(WorkerId, Suspended, Exit)>,
         images: Vec<(u64, RawFd)>,
         carried: Option<Bytes>,
+        late: Vec<Request>,
         origin: RawFd,
     ) -> Self {
         Self {
@@ -116,8 +124,15 @@ impl Legacy {
             departed,
             images,
             carried,
+            late,
+            left_at: board::now(),
             origin,
         }
+    }
+
+    /// How long this process has stood still, for the supervisor.
+    pub(super) fn stalled(&self) -> Duration {
+        self.stalled + Duration::from_nanos(board::now().saturating_sub(self.left_at))
     }
 
     pub(super) fn write(&self) -> io::Result<OwnedFd> {
@@ -258,20 +273,27 @@ fn c_string(text: &OsStr) -> io::Result<CString> {
     CString::new(text.as_bytes()).map_err(io::Error::other)
 }
 
-/// Gives everything back to the program that was, which goes on as if nothing had been tried; never returns.
-pub(crate) fn go_back(succession: &Succession, reason: &str) -> ! {
-    let failure = match Legacy::read(&succession.state) {
-        Ok(legacy) => match os::adopt_inherited(legacy.origin) {
-            Ok(origin) => {
-                use std::os::fd::AsFd as _;
-                become_program(origin.as_fd(), &succession.state, &legacy.descriptors(), Some(reason)).to_string()
-            }
-            Err(error) => error.to_string(),
-        },
-        Err(text) => text,
+/// Gives everything back to the program that was, which goes on as if nothing had been tried. If this is that one, or it cannot be run, the
+/// cluster is at its end: the workers notice, and drain. Never returns.
+pub(crate) fn go_back(succession: &Succession, why: &str) -> ! {
+    let failure = match (&succession.state, &succession.reason) {
+        (Some(state), None) => become_origin(state, why),
+        (_, Some(reason)) => {
+            let reason = os::read_state(reason).unwrap_or_default();
+            format!("after an upgrade that was abandoned ({})", String::from_utf8_lossy(&reason))
+        }
+        (None, None) => "it has been taken over".to_owned(),
     };
-    crate::report::say(format_args!(
-        "the primary cannot go on as the new program ({reason}), nor as the old one ({failure}): the workers drain"
-    ));
-    std::process::exit(crate::error::exit_code::CONFIG.into())
+    say(format_args!("the primary cannot go on: {why}; nor as the program that was: {failure}. The workers drain"));
+    std::process::exit(exit_code::CONFIG.into())
+}
+
+/// Returns only if it cannot be, with the reason.
+fn become_origin(state: &OwnedFd, why: &str) -> String {
+    let become_it = || -> Result<io::Error, String> {
+        let legacy = Legacy::read(state)?;
+        let origin = os::adopt_inherited(legacy.origin).map_err(|error| error.to_string())?;
+        Ok(become_program(origin.as_fd(), state, &legacy.descriptors(), Some(why)))
+    };
+    become_it().map_or_else(|text| text, |error| error.to_string())
 }

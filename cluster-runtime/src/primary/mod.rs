@@ -37,7 +37,6 @@ use std::io;
 use std::os::fd::{AsFd, OwnedFd};
 use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
@@ -92,6 +91,8 @@ enum Happening {
     Ordered(Order),
     /// The task that follows a worker has ended, as it was to.
     Paused(WorkerId, Child),
+    /// Nobody takes the primary function's events any more.
+    IntakeLeft,
     /// The next program could go on, or why not.
     Tried(Result<Image, String>),
 }
@@ -122,13 +123,13 @@ where
                 exit_code::CONFIG
             })
         }
-        Some(succession) => {
+        Some(mut succession) => {
             boot::name_process();
-            let ruled = catch_unwind(AssertUnwindSafe(|| rule(settings, Origin::Upgrade(&succession), function)));
+            let ruled = catch_unwind(AssertUnwindSafe(|| rule(settings, Origin::Upgrade(&mut succession), function)));
             match ruled {
                 Ok(Ok(code)) => code,
                 Ok(Err(text)) => go_back(&succession, &text),
-                Err(panic) if succession.is_settled.load(Ordering::Relaxed) => resume_unwind(panic),
+                Err(panic) if succession.state.is_none() => resume_unwind(panic),
                 Err(panic) => go_back(&succession, &format!("it panicked: {}", function::panic_text(panic.as_ref()))),
             }
         }
@@ -138,7 +139,7 @@ where
 /// Where a cluster comes from.
 enum Origin<'a> {
     Start(InheritedSockets),
-    Upgrade(&'a Succession),
+    Upgrade(&'a mut Succession),
 }
 
 /// # Errors
@@ -155,10 +156,6 @@ where
     runtime.block_on(async {
         // Signals first: from the first worker on there is something to stop.
         let signals = Signals::install().map_err(failed)?;
-        if let Origin::Upgrade(_) = origin {
-            // The program before has held them back.
-            Signals::release().map_err(failed)?;
-        }
         os::keep_ended_children().map_err(failed)?;
         let most_sockets = raise_descriptor_limit() / 2;
         let (inbox_sender, inbox) = mpsc::channel(INBOX);
@@ -170,7 +167,12 @@ where
         let begin = |common| function::start(function, common);
         let shell = match origin {
             Origin::Start(inherited) => Shell::start(plan, inherited, Arc::clone(&stop), begin).map_err(failed)?,
-            Origin::Upgrade(succession) => Shell::adopt::<Up, Down>(plan, succession, Arc::clone(&stop), begin)?,
+            Origin::Upgrade(succession) => {
+                let shell = Shell::adopt::<Up, Down>(plan, succession, Arc::clone(&stop), begin)?;
+                // The program before has held them back. Whoever takes one has to be there to act on it.
+                _ = Signals::release();
+                shell
+            }
         };
         let watched = Arc::clone(&shell.roster);
         tokio::spawn(strangers::reap_strangers(move |pid| watched.has(pid)));
@@ -230,6 +232,8 @@ struct Shell {
     stop: Stop,
     upgrade: Upgrade,
     leave: Arc<Leave>,
+    /// Signals that came when it was too late to act on them.
+    late: Vec<Request>,
     /// The workers know that they will be stopped soon; those that come have to be told, too.
     is_stop_announced: bool,
 }
@@ -294,11 +298,12 @@ impl Shell {
     /// Why it cannot be gone on with; it is as it was.
     fn adopt<Up: Message, Down: Message>(
         mut plan: Plan,
-        succession: &Succession,
+        succession: &mut Succession,
         stop: Arc<Notify>,
         begin: impl Begin,
     ) -> Result<Self, String> {
-        let mut legacy = Legacy::read(&succession.state)?;
+        let state = succession.state.as_ref().ok_or("nothing is left")?;
+        let mut legacy = Legacy::read(state)?;
         legacy.check::<Up, Down>(&plan.settings.dispatch)?;
         let descriptors = legacy.descriptors();
         let failed = |error: io::Error| format!("what the primary has left cannot be taken over: {error}");
@@ -325,7 +330,8 @@ impl Shell {
                 return Err(failed(error));
             }
         };
-        succession.is_settled.store(true, Ordering::Relaxed);
+        // From here on nothing can be given back.
+        (succession.state, succession.reason) = (None, None);
         upgrade::close_originals(&descriptors);
         let Adopted { supervisor, stalled, fleet, images, program, notices: unsent, continued, carried: _ } = adopted;
         let shell = Self::of(plan, supervisor, ports, Program::at(program), images, roster, leave, notices);
@@ -373,6 +379,7 @@ impl Shell {
             stop: Stop::No,
             upgrade: Upgrade::No,
             leave,
+            late: Vec::new(),
             is_stop_announced: false,
         }
     }
@@ -383,16 +390,20 @@ impl Shell {
     async fn run(mut self, mut signals: Signals, stop: &Notify, mut inbox: mpsc::Receiver<Happening>) -> u8 {
         // One that goes on has been started before.
         let mut outcome = self.step(supervisor::Event::Start);
+        for request in std::mem::take(&mut self.late) {
+            outcome = outcome.or(self.requested(request).and_then(|event| self.step(event)));
+        }
         self.publish();
         while outcome.is_none() {
             self.service.tend_watchdog();
             self.begin_upgrade();
             if self.is_to_leave() {
-                outcome = self.leave(&mut signals, &mut inbox).await;
+                outcome = self.leave(&mut signals, stop, &mut inbox).await;
                 self.publish();
                 continue;
             }
             if self.ports.is_overdue() {
+                _ = self.mind_the_time(self.ports.next_look(), None);
                 outcome = self.look();
                 continue;
             }
@@ -416,6 +427,8 @@ impl Shell {
                     // The tasks that watch the workers have something to say perhaps and have not had their turn.
                     yield_now().await;
                     if !inbox.is_empty() {
+                        // If this process stood still, that must not be forgotten for what it hears first.
+                        _ = self.mind_the_time(timer, None);
                         continue;
                     }
                     None
@@ -520,8 +533,15 @@ impl Shell {
                 self.tried(outcome);
                 None
             }
-            // It has ended meanwhile, or it is for `leave` alone to take.
-            Happening::Paused(..) => None,
+            // No upgrade waits for it any more.
+            Happening::Paused(worker, child) => {
+                if let Some(member) = self.fleet.get_mut(&worker) {
+                    member.pause = Some(upgrade::follow(worker, child, &member.control, &self.inbox));
+                }
+                None
+            }
+            // It has woken the loop, which looks for itself.
+            Happening::IntakeLeft => None,
         }
     }
 
@@ -556,12 +576,11 @@ impl Shell {
     fn spawn(&mut self, identity: Identity) -> Option<supervisor::Event> {
         self.ports.expect(identity.slot, identity.worker);
         self.unsent.push(Notice::Spawning(identity.worker));
-        let spawned = match self.images.get(&identity.generation) {
-            Some(image) if self.ports.has(identity.slot) => {
-                self.workplace.prepare(identity).and_then(|place| image.spawn(identity, place))
-            }
-            Some(_) => Err(io::Error::other("there are no sockets for its slot")),
-            None => Err(io::Error::other("its program cannot be opened")),
+        let room = self.make_room(identity.slot);
+        let spawned = match (self.images.get(&identity.generation), room) {
+            (Some(image), Ok(())) => self.workplace.prepare(identity).and_then(|place| image.spawn(identity, place)),
+            (Some(_), Err(error)) => Err(io::Error::new(error.kind(), format!("no sockets for its slot: {error}"))),
+            (None, _) => Err(io::Error::other("its program cannot be opened")),
         };
         let Spawned { child, control, messages, log, output } = match spawned {
             Ok(spawned) => spawned,
@@ -636,22 +655,25 @@ impl Shell {
         }
     }
 
-    /// Makes sure that there are sockets and a mailbox for the slot.
+    /// A slot is open.
     fn open(&mut self, slot: usize) {
         if let Some((waiting, _)) = self.forks.iter_mut().find(|(waiting, _)| waiting.is_none()) {
             *waiting = Some(slot);
         }
-        let added = match self.ports.grow(slot + 1) {
-            Ok(added) => added,
-            Err(error) => {
-                let text = format_args!("no sockets for another worker: {error}");
-                return self.reporter.cluster(Level::ERROR, text);
-            }
-        };
+        // Where that fails, its worker cannot be spawned, and it is tried again with the next one.
+        if let Err(error) = self.make_room(slot) {
+            self.reporter.cluster(Level::ERROR, format_args!("no sockets for another worker: {error}"));
+        }
+    }
+
+    /// Makes sure that there are sockets and a mailbox for the slot.
+    fn make_room(&mut self, slot: usize) -> io::Result<()> {
+        let added = self.ports.grow(slot + 1)?;
         for member in self.fleet.values().filter(|member| matches!(member.lane, MemberLane::HandedOver)) {
             // Whoever does not get them hands nothing over to the new slot; one that does not read is seen to elsewhere.
             _ = self.ports.tell_mailboxes(&member.control, added.clone());
         }
+        if self.ports.has(slot) { Ok(()) } else { Err(io::Error::other("the cluster stops")) }
     }
 
     fn shutting_down(&mut self, cause: ShutdownCause, delay: Duration) {
@@ -755,6 +777,14 @@ impl Shell {
         self.supervisor.status().find(|status| status.worker == worker).map(|status| status.state)
     }
 }
+
+/// How many descriptors this process may have.
+fn descriptor_limit() -> usize {
+    getrlimit(Resource::RLIMIT_NOFILE).map_or(usize::MAX, |(soft, _)| usize::try_from(soft).unwrap_or(usize::MAX))
+}
+
+/// What should be left when something needs many descriptors: for spawns, programs, and the user's own.
+const DESCRIPTORS_TO_SPARE: usize = 32;
 
 /// Takes as many descriptors as are allowed: several for each worker and one for each shard add up. Returns how many.
 fn raise_descriptor_limit() -> usize {

@@ -4,7 +4,7 @@ use nix::sys::signal::{Signal, kill};
 use tokio::sync::oneshot;
 use tracing::Level;
 
-use super::{Shell, Stop};
+use super::{DESCRIPTORS_TO_SPARE, Shell, Stop, descriptor_limit};
 use crate::board::MOST_SLOTS;
 use crate::supervisor::{self, Abandoned, State};
 use crate::{Exit, WorkerId};
@@ -70,6 +70,11 @@ pub enum UpgradeError {
     #[error("the cluster stops")]
     Stopping,
 }
+
+/// Lanes, what tells of its end, and pipes for its output.
+const DESCRIPTORS_OF_A_WORKER: usize = 7;
+/// A mailbox; and for each port a socket.
+const DESCRIPTORS_OF_A_SLOT: usize = 3;
 
 /// Those who wait for a reload.
 #[derive(Debug, Default)]
@@ -142,9 +147,25 @@ impl Shell {
     fn check_scale(&self, count: usize) -> Result<(), OrderError> {
         match count {
             _ if self.stop != Stop::No => Err(OrderError::Stopping),
-            1..=MOST_SLOTS => Ok(()),
+            1..=MOST_SLOTS => self.check_room_for(count),
             _ => Err(OrderError::Invalid(format!("a cluster has 1 to {MOST_SLOTS} workers, not {count}"))),
         }
+    }
+
+    /// Whether there are descriptors for so many workers and their slots.
+    fn check_room_for(&self, count: usize) -> Result<(), OrderError> {
+        let workers = count.saturating_sub(self.supervisor.wanted());
+        let slots = count.saturating_sub(self.ports.slots());
+        let used = std::fs::read_dir("/proc/self/fd").map_or(0, Iterator::count);
+        let needed = used + workers * DESCRIPTORS_OF_A_WORKER + slots * (DESCRIPTORS_OF_A_SLOT + self.ports.count());
+        let (needed, limit) = (needed + DESCRIPTORS_TO_SPARE, descriptor_limit());
+        if workers == 0 || needed <= limit {
+            return Ok(());
+        }
+        let text = format!(
+            "{count} workers take {needed} descriptors, and the limit is {limit}; raise it (ulimit -n, LimitNOFILE=)"
+        );
+        Err(OrderError::Invalid(text))
     }
 
     fn find(&self, worker: WorkerId) -> Result<nix::unistd::Pid, OrderError> {

@@ -181,6 +181,11 @@ impl Ports {
         Ok(before..slots)
     }
 
+    /// How many ports there are.
+    pub(super) fn count(&self) -> usize {
+        self.registry.streams().count() + self.registry.datagrams().count()
+    }
+
     /// Whether there are sockets for this slot.
     pub(super) fn has(&self, slot: usize) -> bool {
         slot < self.slots()

@@ -23,7 +23,7 @@ use std::time::{Duration, Instant};
 use nix::fcntl::OFlag;
 use nix::sys::signal::{SigSet, Signal, killpg};
 use nix::unistd::{Pid, pipe2};
-use tokio::sync::{mpsc, oneshot};
+use tokio::sync::{Notify, mpsc, oneshot};
 use tokio::time::{timeout, timeout_at};
 use tracing::Level;
 
@@ -31,11 +31,11 @@ use super::function::{LeftBehind, Notice};
 use super::legacy::{LaneState, Legacy, MemberState, become_program};
 use super::order::{Answer, UpgradeError};
 use super::ports::PortsState;
-use super::signals::Signals;
+use super::signals::{Request, Signals};
 use super::spawn::{Child, Image};
 use super::watch::watch;
 use super::workplace::LogFile;
-use super::{Function, Happening, LAST_WORDS, Member, MemberLane, Shell, Stop};
+use super::{DESCRIPTORS_TO_SPARE, Function, Happening, LAST_WORDS, Member, MemberLane, Shell, Stop, descriptor_limit};
 use crate::boot::{self, Identity, Succession};
 use crate::control::Control;
 use crate::ipc::Suspended;
@@ -74,8 +74,12 @@ impl Shell {
                 return;
             }
         };
-        if let Some(answer) = answer {
-            _ = answer.send(Err(refusal));
+        match answer {
+            Some(answer) => _ = answer.send(Err(refusal)),
+            None if refusal == UpgradeError::Busy => {
+                self.reporter.cluster(Level::WARN, format_args!("{refusal}; ask again when it is over"));
+            }
+            None => {}
         }
     }
 
@@ -88,8 +92,9 @@ impl Shell {
         self.upgrade = Upgrade::Trying(std::mem::take(waiting));
         self.reporter.cluster(Level::INFO, "upgrading the primary");
         let begun = self.program.image().and_then(|image| {
-            let state = self.describe(self.ports.describe(), self.untouched(), Vec::new(), None).write()?;
-            Ok((start_trial(&image, &state)?, image))
+            let legacy = self.describe(self.ports.describe(), self.untouched(), Vec::new(), None);
+            check_room(legacy.descriptors().len())?;
+            Ok((start_trial(&image, &legacy.write()?)?, image))
         });
         match begun {
             Ok((trial, image)) => {
@@ -130,14 +135,17 @@ impl Shell {
                 self.tell_abandoned(&why.to_string());
             }
             Upgrade::Telling { .. } => {
-                _ = self.leave.withdraw();
+                self.leave.call_off();
+                // What the function has left is taken on for nobody.
+                self.unsent.push(Notice::GoOn);
                 self.tell_abandoned(&why.to_string());
             }
         }
     }
 
     pub(super) fn tell_abandoned(&mut self, why: &str) {
-        self.reporter.cluster(Level::ERROR, format_args!("upgrade abandoned: {why}; all goes on as before"));
+        let rest = if self.stop == Stop::No { "; all goes on as before" } else { "" };
+        self.reporter.cluster(Level::ERROR, format_args!("upgrade abandoned: {why}{rest}"));
     }
 
     /// When something has to be decided about the upgrade.
@@ -148,22 +156,21 @@ impl Shell {
         }
     }
 
-    /// Whether it is time for the third step.
+    /// Whether it is time for the third step: the function has returned, and nobody takes events any more.
     pub(super) fn is_to_leave(&mut self) -> bool {
         let Upgrade::Telling { deadline, .. } = self.upgrade else { return false };
-        if matches!(self.function, Function::Ended { .. }) {
+        if matches!(self.function, Function::Ended { .. }) && self.leave.is_done() {
             return true;
         }
-        if deadline > Instant::now() {
-            return false;
+        if deadline <= Instant::now() {
+            let text = if self.leave.withdraw() {
+                "the primary function does not take its events"
+            } else {
+                "the primary function has not returned within the grace period"
+            };
+            self.refuse_upgrade(&UpgradeError::Refused(text.into()));
         }
-        if self.leave.withdraw() {
-            self.refuse_upgrade(&UpgradeError::Refused("the primary function does not take its events".into()));
-            return false;
-        }
-        // It knows, and will not take more events: what it still does is cut short.
-        self.leave.want();
-        true
+        false
     }
 }
 
@@ -173,17 +180,20 @@ impl Shell {
     pub(super) async fn leave(
         &mut self,
         signals: &mut Signals,
+        stop: &Notify,
         inbox: &mut mpsc::Receiver<Happening>,
     ) -> Option<Outcome> {
         let Upgrade::Telling { image, .. } = std::mem::take(&mut self.upgrade) else { return None };
         // From here on signals wait for the next program, but for those that have come already.
         _ = SigSet::all().thread_block();
         let mut children = BTreeMap::new();
-        let left = match self.put_down(signals, inbox, &mut children).await {
+        let left = match self.put_down(signals, stop, inbox, &mut children).await {
             Ok(left) => left,
             Err((why, outcome)) => {
                 _ = Signals::release();
+                self.leave.call_off();
                 self.take_up(children);
+                self.unsent.push(Notice::GoOn);
                 if self.stop == Stop::No {
                     let text = format_args!(
                         "upgrade abandoned: {why}; all goes on, but for the primary function, which has ended"
@@ -206,18 +216,21 @@ impl Shell {
     async fn put_down(
         &mut self,
         signals: &mut Signals,
+        stop: &Notify,
         inbox: &mut mpsc::Receiver<Happening>,
         children: &mut BTreeMap<WorkerId, Child>,
     ) -> Result<LeftBehind, (String, Option<Outcome>)> {
         let deadline = Instant::now() + TO_LEAVE;
         let late = |what: &str| (format!("{what} within {TO_LEAVE:?}"), None);
-        while let Ok(request) = timeout(LAST_SIGNALS, signals.next()).await {
-            let outcome = self.requested(request).and_then(|event| self.step(event));
+        self.hear_signals(signals).await?;
+        if timeout(Duration::ZERO, stop.notified()).await.is_ok() {
+            let outcome = self.step(supervisor::Event::Stop(supervisor::StopCause::Asked));
             self.check_goes_on(outcome)?;
         }
         // Also those that are spawned meanwhile, because one has ended.
         while children.len() < self.fleet.len() {
             self.fleet.values_mut().filter_map(|member| member.pause.take()).for_each(|pause| _ = pause.send(()));
+            self.service.tend_watchdog();
             let next = timeout_at(deadline.into(), inbox.recv()).await;
             match next.map_err(|_| late("workers were not heard out"))? {
                 Some(Happening::Paused(worker, child)) => _ = children.insert(worker, child),
@@ -237,11 +250,27 @@ impl Shell {
         let (answer, answered) = oneshot::channel();
         _ = self.notices.send(Notice::Suspend(answer));
         let left = timeout_at(deadline.into(), answered).await.map_err(|_| late("messages were not put down"))?;
-        match left {
-            Ok(Ok(left)) => Ok(left),
-            Ok(Err(error)) => Err((error.to_string(), None)),
-            Err(_) => Err(("the primary function's runtime has ended".into(), None)),
+        let left = match left {
+            Ok(Ok(left)) => left,
+            Ok(Err(error)) => return Err((error.to_string(), None)),
+            Err(_) => return Err(("messages can no longer be put down".into(), None)),
+        };
+        // What the user's thread may have taken before it blocked them, too. What comes now is for the next program.
+        while let Ok(request) = timeout(LAST_SIGNALS, signals.next()).await {
+            self.late.push(request);
         }
+        if let Upgrade::Wanted(_) = self.upgrade {
+            self.late.push(Request::Upgrade);
+        }
+        Ok(left)
+    }
+
+    async fn hear_signals(&mut self, signals: &mut Signals) -> Result<(), (String, Option<Outcome>)> {
+        while let Ok(request) = timeout(LAST_SIGNALS, signals.next()).await {
+            let outcome = self.requested(request).and_then(|event| self.step(event));
+            self.check_goes_on(outcome)?;
+        }
+        Ok(())
     }
 
     fn check_goes_on(&self, outcome: Option<Outcome>) -> Result<(), (String, Option<Outcome>)> {
@@ -310,6 +339,7 @@ impl Shell {
             departed,
             images,
             carried,
+            self.late.clone(),
             self.image.as_fd().as_raw_fd(),
         )
     }
@@ -346,6 +376,19 @@ pub(super) fn follow(
     let (pause, paused) = oneshot::channel();
     tokio::spawn(watch(worker, child, Arc::clone(control), inbox.clone(), paused));
     pause
+}
+
+/// The next program holds everything twice while it takes it over.
+fn check_room(descriptors: usize) -> io::Result<()> {
+    let (limit, used) = (descriptor_limit(), std::fs::read_dir("/proc/self/fd")?.count());
+    let needed = used + descriptors + DESCRIPTORS_TO_SPARE;
+    if needed <= limit {
+        return Ok(());
+    }
+    let text = format!(
+        "it takes {needed} descriptors for a moment, and the limit is {limit}; raise it (ulimit -n, LimitNOFILE=)"
+    );
+    Err(io::Error::other(text))
 }
 
 /// A program that is being tried.
@@ -420,7 +463,8 @@ pub(super) fn adopt(
     settings: supervisor::Settings,
     addresses: impl Fn(crate::listen::PortId) -> Option<Address>,
 ) -> io::Result<Adopted> {
-    let Legacy { memory, stalled, members, departed, images, carried, program, configured, .. } = legacy;
+    let stalled = legacy.stalled();
+    let Legacy { memory, members, departed, images, carried, program, configured, late, .. } = legacy;
     let supervisor = Supervisor::adopt(settings, memory);
     let states: BTreeMap<_, _> = supervisor.status().map(|status| (status.worker, status.state)).collect();
     let reason = match &succession.reason {
@@ -435,7 +479,7 @@ pub(super) fn adopt(
         program: OsString::from_vec(program).into(),
         carried,
         notices: Vec::new(),
-        continued: Continued { children: BTreeMap::new(), configured, reason },
+        continued: Continued { children: BTreeMap::new(), configured, late, reason },
     };
     for (generation, number) in images {
         adopted.images.insert(generation, Image::of(os::duplicate(number)?));
@@ -467,7 +511,11 @@ impl Adopted {
                 self.notices.push(Notice::OnlineAgain(worker, number.map(os::duplicate).transpose()?));
                 MemberLane::HandedOver
             }
-            LaneState::Untouched => return Err(io::Error::other("a worker's messages were not put down")),
+            // It had none that could be put down: it broke in an upgrade before.
+            LaneState::Untouched => {
+                self.notices.extend([Notice::Forked(worker), Notice::OnlineAgain(worker, None)]);
+                MemberLane::HandedOver
+            }
         };
         let listening = ports.iter().filter_map(|port| addresses(*port));
         self.notices.extend(listening.map(|address| Notice::Listening(worker, address)));
@@ -494,6 +542,7 @@ pub(super) struct Continued {
     children: BTreeMap<WorkerId, Child>,
     /// How many workers the program before was set to.
     configured: usize,
+    late: Vec<Request>,
     /// Why the program after this one did not go on, if this is the one that was.
     reason: Option<String>,
 }
@@ -501,10 +550,11 @@ pub(super) struct Continued {
 impl Shell {
     /// The fifth step, in the next program.
     pub(super) fn go_on(&mut self, continued: Continued) {
-        let Continued { children, configured, reason } = continued;
+        let Continued { children, configured, late, reason } = continued;
         self.service.main_pid();
         self.publish();
         self.take_up(children);
+        self.late = late;
         // One after the other, before anything else is done.
         let mut wanted = Vec::new();
         match reason {
