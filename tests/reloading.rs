@@ -81,6 +81,7 @@ fn a_link_that_is_turned_to_the_next_release_is_followed() {
     symlink(second.program(), place.path("next")).unwrap();
     fs::rename(place.path("next"), &link).unwrap();
     assert_eq!(order(address, "reload"), "Ok(2)");
+    cluster.wait_for_workers(1);
     assert_eq!(image(&who(address)), fs::metadata(second.program()).unwrap().ino());
 }
 
@@ -92,6 +93,9 @@ fn whoever_asks_for_a_reload_learns_the_new_generation_once_it_serves() {
     release.set_mode("good second");
     // The worker that passes the order on is replaced itself, and finishes this request first.
     assert_eq!(order(address, "reload"), "Ok(2)");
+    assert!(releases(address).contains("second"));
+    // Those of before serve what waits for them while they go.
+    cluster.wait_for_workers(3);
     assert_eq!(releases(address), BTreeSet::from(["second".into()]));
 }
 

@@ -59,6 +59,8 @@ fn an_upgrade_keeps_the_pid_and_the_workers_until_their_successors_serve_and_no_
         assert!(served > 0 && failures.is_empty(), "{served} served, {failures:?}");
     }
     assert_ne!(image(&cluster), old);
+    // Those of before serve what waits for them while they go.
+    cluster.wait_for_workers(2);
     assert_eq!(releases(address), BTreeSet::from(["second".into()]));
     let name = fs::read_to_string(format!("/proc/{}/comm", cluster.primary())).unwrap();
     assert_eq!(name.trim(), "app");
@@ -264,6 +266,7 @@ fn a_program_that_could_go_on_and_cannot_gives_everything_back() {
     expect_total(&mut cluster, address, 1);
     release.set_mode("good second");
     upgrade(&mut cluster);
+    cluster.wait_for_workers(2);
     assert_eq!(releases(address), BTreeSet::from(["second".into()]));
     cluster.signal(Signal::SIGTERM);
     cluster.expect_exit(0);
