@@ -193,7 +193,7 @@ impl<P> Config<P> {
     /// When it returns an error or panics, the cluster stops gracefully with exit code 1 (a program built with `panic = "abort"`
     /// ends at once, and the workers drain without it). When it returns `Ok` early, the cluster goes on, and what workers send is
     /// dropped from then on. It is also the place to install a `tracing` subscriber for the primary, as `main` runs in the workers
-    /// only.
+    /// only. Programs that it starts begin with TTIN and TTOU blocked, which are orders to the primary.
     pub fn primary<F>(self, primary: F) -> Config<F> {
         let Self { workers, settings, primary: _ } = self;
         Config { workers, settings, primary }

@@ -387,14 +387,15 @@ impl<Up: Message, Down: Message> Deref for Primary<Up, Down> {
 impl<Up: Message, Down: Message> Drop for Primary<Up, Down> {
     /// Somebody must go on taking what workers send, or they would wait for ever.
     fn drop(&mut self) {
-        let Some(mut intake) = self.intake.take() else { return };
+        let Some(intake) = self.intake.take() else { return };
+        let mut intake = Box::new(intake);
         let shared = Arc::clone(&intake.shared);
         if shared.leave.is_wanted() {
-            return shared.leave_intake(Some(Box::new(intake)));
+            return shared.leave_intake(intake);
         }
         self.runtime.spawn(async move {
             while intake.next().await.is_some() {}
-            shared.leave_intake(None);
+            shared.leave_intake(intake);
         });
     }
 }
@@ -453,8 +454,8 @@ impl<Up: Message, Down: Message> Shared<Up, Down> {
         carried.to_come.take().or(carried.from_before.take())
     }
 
-    fn leave_intake(&self, intake: Option<Box<Intake<Up, Down>>>) {
-        *lock(&self.intake) = intake;
+    fn leave_intake(&self, intake: Box<Intake<Up, Down>>) {
+        *lock(&self.intake) = Some(intake);
         self.leave.is_done.store(true, Ordering::SeqCst);
         // One that is full wakes the shell as well.
         _ = self.shell.try_send(Happening::IntakeLeft);
@@ -467,7 +468,7 @@ impl<Up: Message, Down: Message> Shared<Up, Down> {
             shared.leave.is_done.store(false, Ordering::SeqCst);
             tokio::spawn(async move {
                 while intake.next().await.is_some() {}
-                shared.leave_intake(None);
+                shared.leave_intake(intake);
             });
         }
     }

@@ -6,7 +6,8 @@
 //! 4. *Become*: all of it is written down, and the program executed. It goes on, or gives everything back to this one.
 //! 5. A reload follows.
 //!
-//! Until the fourth step nothing has happened that a refusal would have to undo, but for the primary function, which then starts anew.
+//! Until the fourth step nothing has happened that a refusal would have to undo, but for the primary function. After the fourth it starts
+//! anew, in whichever program; if it does not come to that, because something cannot be put down, it has ended.
 
 use std::collections::BTreeMap;
 use std::ffi::OsString;
