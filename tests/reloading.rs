@@ -323,3 +323,13 @@ fn a_surge_starts_so_many_at_a_time() {
     cluster.signal(Signal::SIGTERM);
     cluster.expect_exit(0);
 }
+
+#[test]
+fn a_successor_that_is_deaf_when_its_reload_is_abandoned_is_killed_at_the_end_of_the_grace_period() {
+    let release = Release::of(RENEWAL);
+    let mut cluster = launch(&release).workers(2).env("CLUSTER_SURGE", "2").env("CLUSTER_GRACE", "1s").start();
+    let address = cluster.wait_ready();
+    release.set_mode("exit-or-deaf");
+    expect_abandoned(&mut cluster, address, "worker 3 of the new generation failed before it was ready (exit code 7)");
+    cluster.wait_logged("worker=4");
+}

@@ -69,6 +69,11 @@ async fn work(worker: Worker<ToPrimary>) -> cluster::Result {
         "hang" => std::future::pending().await,
         "spin" => spin().await,
         "exit" => std::process::exit(7),
+        "exit-or-deaf" if worker.slot() == 0 => {
+            sleep(Duration::from_secs(1)).await;
+            std::process::exit(7);
+        }
+        "exit-or-deaf" => std::thread::sleep(Duration::from_secs(600)),
         "abort" => std::process::abort(),
         _ => {}
     }

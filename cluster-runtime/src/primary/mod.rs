@@ -1,5 +1,6 @@
 //! The primary's shell: wait → event → step → perform. What to do is decided in `supervisor`; here it is done.
 //!
+//! - `reign`: where a primary begins, at a start or in an upgrade.
 //! - `signals`, `spawn`, `watch`, `strangers`: what comes from the kernel.
 //! - `heard`: what workers say, and what they are answered.
 //! - `ports`, `tend`: the sockets and mailboxes of all, and what waits in those of a worker that is missing or stuck.
@@ -20,6 +21,7 @@ mod order;
 mod output;
 mod ports;
 mod program;
+mod reign;
 mod roster;
 mod service;
 mod signals;
@@ -35,11 +37,9 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::future::pending;
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
-use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use tokio::sync::{Notify, mpsc, oneshot};
@@ -51,24 +51,21 @@ pub use event::Event;
 pub use handle::{Primary, PrimaryHandle};
 pub(crate) use legacy::{answer, go_back};
 pub use order::{OrderError, ReloadError, UpgradeError};
+pub(crate) use reign::reign;
 pub use roster::{WorkerInfo, WorkerState};
 
-use crate::boot::{self, Identity, Succession};
+use crate::boot::Identity;
 use crate::config::Settings;
 use crate::control::{Control, FromWorker, Schema, ToWorker};
 use crate::error::exit_code;
-use crate::ipc::Message;
 use crate::listen::PortId;
-use crate::listen::inherited::InheritedSockets;
 use crate::moment::Moment;
-use crate::report::{Reporter, say};
-use crate::run::PrimaryMain;
+use crate::report::Reporter;
 use crate::supervisor::{self, Action, Next, Outcome, ShutdownCause, State, StopCause, Supervisor};
-use crate::{Exit, WorkerId, board, metrics, os};
+use crate::{Exit, WorkerId, board};
 use care::Care;
-use function::{Common, Notice};
+use function::Notice;
 use handle::Leave;
-use legacy::Legacy;
 use order::{Answer, Order, Reloads};
 use ports::Ports;
 use program::Program;
@@ -76,7 +73,7 @@ use roster::Roster;
 use service::Service;
 use signals::{Request, Signals};
 use spawn::{Child, Image, Spawned};
-use upgrade::{Adopted, Upgrade};
+use upgrade::Upgrade;
 use workplace::{LogFile, Workplace};
 
 /// What comes to the shell from tasks and from the user's thread.
@@ -97,104 +94,12 @@ enum Happening {
     Tried(Result<Image, String>),
 }
 
-/// Happenings that may wait; more makes their senders wait.
-const INBOX: usize = 256;
 /// How long the primary function may take to return at least, when the last worker is gone.
 const LAST_WORDS: Duration = Duration::from_secs(1);
 /// How long what workers have printed may take to be written, when the last of them is gone.
 const LAST_LINES: Duration = Duration::from_secs(5);
 /// A timer that goes off so much too late tells that this process stood still: stopped by a signal, or a frozen container.
 const STALL: Duration = Duration::from_secs(1);
-
-/// Rules a cluster from its first worker to its last, and returns the exit code. With a succession, it goes on with one that runs.
-pub(crate) fn reign<P, Up, Down>(settings: Settings, function: P, succession: Option<Succession>) -> u8
-where
-    P: PrimaryMain<Up, Down>,
-    Up: Message,
-    Down: Message,
-{
-    match succession {
-        None => {
-            // While this is the only thread, because of the environment.
-            let inherited = InheritedSockets::adopt().map_err(|error| format!("the primary cannot start: {error}"));
-            let ruled = inherited.and_then(|inherited| rule(settings, Origin::Start(inherited), function));
-            ruled.unwrap_or_else(|text| {
-                say(text);
-                exit_code::CONFIG
-            })
-        }
-        Some(mut succession) => {
-            boot::name_process();
-            let ruled = catch_unwind(AssertUnwindSafe(|| rule(settings, Origin::Upgrade(&mut succession), function)));
-            match ruled {
-                Ok(Ok(code)) => code,
-                Ok(Err(text)) => go_back(&succession, &text),
-                Err(panic) if succession.state.is_none() => resume_unwind(panic),
-                Err(panic) => go_back(&succession, &format!("it panicked: {}", function::panic_text(panic.as_ref()))),
-            }
-        }
-    }
-}
-
-/// Where a cluster comes from.
-enum Origin<'a> {
-    Start(InheritedSockets),
-    Upgrade(&'a mut Succession),
-}
-
-/// # Errors
-/// Why it cannot be ruled; nothing has happened that the program before could not go on from.
-fn rule<P, Up, Down>(settings: Settings, origin: Origin<'_>, function: P) -> Result<u8, String>
-where
-    P: PrimaryMain<Up, Down>,
-    Up: Message,
-    Down: Message,
-{
-    let workplace = Workplace::new(&settings.setup).map_err(|error| error.to_string())?;
-    let failed = |error: io::Error| format!("the primary cannot start: {error}");
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(failed)?;
-    runtime.block_on(async {
-        // Signals first: from the first worker on there is something to stop.
-        let signals = Signals::install().map_err(failed)?;
-        os::keep_ended_children().map_err(failed)?;
-        let most_sockets = raise_descriptor_limit() / 2;
-        let (inbox_sender, inbox) = mpsc::channel(INBOX);
-        let schemas = (Schema::of::<Up>(), Schema::of::<Down>());
-        let stop = Arc::<Notify>::default();
-        let reporter = Reporter::start(settings.quiet).map_err(failed)?;
-        let image = Image::of_this_process().map_err(failed)?;
-        let plan = Plan { settings, workplace, reporter, image, most_sockets, schemas, inbox: inbox_sender };
-        let begin = |common| function::start(function, common);
-        let shell = match origin {
-            Origin::Start(inherited) => Shell::start(plan, inherited, Arc::clone(&stop), begin).map_err(failed)?,
-            Origin::Upgrade(succession) => {
-                let shell = Shell::adopt::<Up, Down>(plan, succession, Arc::clone(&stop), begin)?;
-                // The program before has held them back. Whoever takes one has to be there to act on it.
-                _ = Signals::release();
-                shell
-            }
-        };
-        let watched = Arc::clone(&shell.roster);
-        tokio::spawn(strangers::reap_strangers(move |pid| watched.has(pid)));
-        Ok(shell.run(signals, &stop, inbox).await)
-    })
-}
-
-/// What a shell is made of, wherever the cluster comes from.
-struct Plan {
-    settings: Settings,
-    workplace: Workplace,
-    reporter: Reporter,
-    image: Image,
-    most_sockets: usize,
-    schemas: (Schema, Schema),
-    inbox: mpsc::Sender<Happening>,
-}
-
-/// Starts the user's thread.
-trait Begin: FnOnce(Common) -> io::Result<mpsc::UnboundedSender<Notice>> {}
-
-impl<F: FnOnce(Common) -> io::Result<mpsc::UnboundedSender<Notice>>> Begin for F {}
 
 /// The state of the shell: the supervisor, and the things that its decisions are about.
 struct Shell {
@@ -274,115 +179,6 @@ enum Function {
 enum Stop {
     No,
     Until { deadline: Instant },
-}
-
-/// Where a shell comes from.
-impl Shell {
-    /// A cluster that is still to be started.
-    fn start(plan: Plan, inherited: InheritedSockets, stop: Arc<Notify>, begin: impl Begin) -> io::Result<Self> {
-        let program = Program::of_this_process()?;
-        let image = Image::of_this_process()?;
-        let Settings { workers, ref dispatch, .. } = plan.settings;
-        let ports = Ports::new(workers, dispatch.clone(), inherited, plan.most_sockets)?;
-        let supervisor = Supervisor::new(plan.settings.supervision());
-        let (roster, leave) = (Arc::new(Roster::new(*ports.board())), Arc::<Leave>::default());
-        let shell = plan.inbox.clone();
-        let common = Common { roster: Arc::clone(&roster), stop, shell, leave: Arc::clone(&leave), carried: None };
-        let notices = begin(common)?;
-        Ok(Self::of(plan, supervisor, ports, program, BTreeMap::from([(1, image)]), roster, leave, notices))
-    }
-
-    /// A cluster that runs, and whose primary this process was with another program.
-    ///
-    /// # Errors
-    /// Why it cannot be gone on with; it is as it was.
-    fn adopt<Up: Message, Down: Message>(
-        mut plan: Plan,
-        succession: &mut Succession,
-        stop: Arc<Notify>,
-        begin: impl Begin,
-    ) -> Result<Self, String> {
-        let state = succession.state.as_ref().ok_or("nothing is left")?;
-        let mut legacy = Legacy::read(state)?;
-        legacy.check::<Up, Down>(&plan.settings.dispatch)?;
-        let descriptors = legacy.descriptors();
-        let failed = |error: io::Error| format!("what the primary has left cannot be taken over: {error}");
-        let ports = legacy.adopt_ports(plan.settings.dispatch.clone(), plan.most_sockets).map_err(failed)?;
-        let (roster, leave) = (Arc::new(Roster::new(*ports.board())), Arc::<Leave>::default());
-        let take_over = || -> io::Result<_> {
-            let address = |port| ports.address(port);
-            let mut adopted = upgrade::adopt(succession, legacy, plan.settings.supervision(), address)?;
-            for member in adopted.fleet.values() {
-                if let Some(pipes) = &member.output {
-                    plan.workplace.follow_output(member.identity, member.pid, pipes)?;
-                }
-            }
-            let (shell, carried) = (plan.inbox.clone(), adopted.carried.take());
-            let common = Common { roster: Arc::clone(&roster), stop, shell, leave: Arc::clone(&leave), carried };
-            // The last that can fail: from here on the user's code runs.
-            Ok((adopted, begin(common)?))
-        };
-        let (adopted, notices) = match take_over() {
-            Ok(taken) => taken,
-            Err(error) => {
-                // The files of its sockets are not ours to remove.
-                ports.leave();
-                return Err(failed(error));
-            }
-        };
-        // From here on nothing can be given back.
-        (succession.state, succession.reason) = (None, None);
-        upgrade::close_originals(&descriptors);
-        let Adopted { supervisor, stalled, fleet, images, program, notices: unsent, continued, carried: _ } = adopted;
-        let shell = Self::of(plan, supervisor, ports, Program::at(program), images, roster, leave, notices);
-        let mut shell = Self { stalled, fleet, unsent, ..shell };
-        shell.go_on(continued);
-        Ok(shell)
-    }
-
-    #[expect(clippy::too_many_arguments, reason = "it is all there is")]
-    fn of(
-        plan: Plan,
-        supervisor: Supervisor,
-        ports: Ports,
-        program: Program,
-        images: BTreeMap<u64, Image>,
-        roster: Arc<Roster>,
-        leave: Arc<Leave>,
-        notices: mpsc::UnboundedSender<Notice>,
-    ) -> Self {
-        let Plan { settings, workplace, reporter, image, most_sockets: _, schemas, inbox } = plan;
-        metrics::enter(*ports.board(), metrics::Place::Primary);
-        Self {
-            settings,
-            reporter,
-            service: Service::of_this_process(),
-            supervisor,
-            stalled: Duration::ZERO,
-            awake: Instant::now(),
-            fleet: BTreeMap::new(),
-            ports,
-            program,
-            image,
-            images,
-            workplace,
-            care: Care::default(),
-            reloads: Reloads::default(),
-            forks: Vec::new(),
-            complaints: BTreeMap::new(),
-            schemas,
-            roster,
-            notices,
-            unsent: Vec::new(),
-            inbox,
-            function: Function::Running,
-            stop: Stop::No,
-            upgrade: Upgrade::No,
-            leave,
-            late: Vec::new(),
-            is_stop_announced: false,
-        }
-    }
 }
 
 impl Shell {
@@ -776,21 +572,6 @@ impl Shell {
     fn state_of(&self, worker: WorkerId) -> Option<State> {
         self.supervisor.status().find(|status| status.worker == worker).map(|status| status.state)
     }
-}
-
-/// How many descriptors this process may have.
-fn descriptor_limit() -> usize {
-    getrlimit(Resource::RLIMIT_NOFILE).map_or(usize::MAX, |(soft, _)| usize::try_from(soft).unwrap_or(usize::MAX))
-}
-
-/// What should be left when something needs many descriptors: for spawns, programs, and the user's own.
-const DESCRIPTORS_TO_SPARE: usize = 32;
-
-/// Takes as many descriptors as are allowed: several for each worker and one for each shard add up. Returns how many.
-fn raise_descriptor_limit() -> usize {
-    let (soft, hard) = getrlimit(Resource::RLIMIT_NOFILE).unwrap_or((1024, 1024));
-    let raised = setrlimit(Resource::RLIMIT_NOFILE, hard, hard).map_or(soft, |()| hard);
-    usize::try_from(raised).unwrap_or(usize::MAX)
 }
 
 async fn sleep_until_some(deadline: Option<Instant>) {

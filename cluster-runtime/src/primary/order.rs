@@ -4,7 +4,8 @@ use nix::sys::signal::{Signal, kill};
 use tokio::sync::oneshot;
 use tracing::Level;
 
-use super::{DESCRIPTORS_TO_SPARE, Shell, Stop, descriptor_limit};
+use super::reign::{DESCRIPTORS_TO_SPARE, descriptor_limit};
+use super::{Shell, Stop};
 use crate::board::MOST_SLOTS;
 use crate::supervisor::{self, Abandoned, State};
 use crate::{Exit, WorkerId};

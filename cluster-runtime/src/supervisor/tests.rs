@@ -1426,6 +1426,30 @@ mod renewal {
     }
 
     #[test]
+    fn a_clock_that_leaps_costs_the_successor_that_starts_and_nobody_who_serves() {
+        for leap in [START_TIMEOUT, 86_400_000, 1_000 * 86_400_000] {
+            let mut play = Play::serving(3, Restart::Always);
+            play.step(Event::Reload);
+            assert_eq!(play.after(leap, Event::Tick), [kill(4)]);
+            assert_eq!(play.after(leap, ready(4)), [], "its word comes too late");
+            let gone = play.step(exited(4, Signal(SIGKILL)));
+            assert_eq!(gone[1], abandoned(2, 4, Signal(SIGKILL), StartTimedOut));
+            assert_eq!(play.states(), [(1, 0, State::Ready), (2, 1, State::Ready), (3, 2, State::Ready)]);
+            assert_eq!(play.supervisor.next_deadline(), None);
+        }
+    }
+
+    #[test]
+    fn a_clock_that_stands_still_keeps_everybody_as_they_are() {
+        let mut play = Play::serving(2, Restart::Always);
+        play.step(Event::Reload);
+        for _ in 0..1_000 {
+            assert_eq!(play.step(Event::Tick), []);
+        }
+        assert_eq!(play.step(ready(3))[0], drain(1, GRACE));
+    }
+
+    #[test]
     fn a_worker_that_has_had_its_share_is_succeeded_by_one_of_its_generation() {
         let mut play = Play::serving(2, Restart::Always);
         assert_eq!(play.step(Event::WornOut(id(2))), [spawn_of(1, 3, 1)]);
