@@ -214,6 +214,8 @@ fn reloads_that_are_asked_for_at_once_follow_one_another() {
     for _ in 0..3 {
         cluster.wait_for("done: reload: Ok(3)");
     }
+    // stdout and stderr reach the log in no fixed order.
+    cluster.wait_logged("reloaded: all workers are of generation 3");
     let log = cluster.log_text();
     let marks: Vec<_> = log.lines().filter(|line| line.starts_with("cluster: reload")).collect();
     assert_eq!(marks.len(), 4, "{marks:?}");
