@@ -272,9 +272,11 @@ fn workers_write_one_file_together_and_it_can_be_named_by_worker() {
     let shared = scratch.path("all.log");
     let mut cluster = setup([&format!("output={}", shared.display())]).env("CHATTER", "storm").start();
     cluster.wait_ready();
+    cluster.wait_until("the last line of both", |_| {
+        let log = fs::read_to_string(&shared).unwrap_or_default();
+        (log.lines().filter(|line| line.contains("err 599 ")).count() == 2).then_some(())
+    });
     stop(cluster);
-    let log = fs::read_to_string(&shared).unwrap();
-    assert_eq!(log.lines().filter(|line| line.contains("err 599 ")).count(), 2);
 
     let pattern = format!("output={}", scratch.path("worker-{worker}.log").display());
     let mut cluster = setup([&pattern]).start();
