@@ -39,7 +39,7 @@ impl ExitStatus {
 pub enum ExitReason {
     /// It was asked to go (a stop of the cluster, [`disconnect`](crate::CurrentWorker::disconnect), TERM) and did so in time.
     Asked,
-    /// It was asked to go, did not within the grace period, and was killed.
+    /// It was asked to go and killed because it did not within the grace period, or because the operator did not want to wait so long.
     GraceExpired,
     /// It exited with code 0 although nobody had asked it to.
     Finished,

@@ -135,6 +135,8 @@ struct Shell {
     inbox: mpsc::Sender<Happening>,
     function: Function,
     stop: Stop,
+    /// The operator did not want to wait for the end of the stop.
+    is_interrupted: bool,
     upgrade: Upgrade,
     leave: Arc<Leave>,
     /// Signals that came when it was too late to act on them.
@@ -299,7 +301,10 @@ impl Shell {
     fn requested(&mut self, request: Request) -> Option<supervisor::Event> {
         match request {
             Request::Terminate => Some(supervisor::Event::Stop(StopCause::Terminate)),
-            Request::Interrupt => Some(supervisor::Event::Stop(StopCause::Interrupt)),
+            Request::Interrupt => {
+                self.is_interrupted |= self.stop != Stop::No;
+                Some(supervisor::Event::Stop(StopCause::Interrupt))
+            }
             Request::Reload => Some(supervisor::Event::Reload),
             Request::OneMore => self.scale_by(1),
             Request::OneFewer => self.scale_by(-1),

@@ -227,6 +227,7 @@ impl Shell {
             inbox,
             function: Function::Running,
             stop: Stop::No,
+            is_interrupted: false,
             upgrade: Upgrade::No,
             leave,
             late: Vec::new(),

@@ -72,6 +72,9 @@ impl Shell {
         let text = match next {
             Next::Restart { after: Duration::ZERO } => format!("{exit}; restarted at once"),
             Next::Restart { after } => format!("{exit}; restarted in {after:?}"),
+            Next::Stopping if self.is_interrupted && exit.reason == ExitReason::GraceExpired => {
+                format!("was not waited for any longer ({})", exit.status)
+            }
             Next::Taken | Next::Stopping => exit.to_string(),
             Next::Empty => format!("{exit}; not restarted"),
         };
