@@ -5,8 +5,10 @@ use std::net::SocketAddr;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 use std::thread;
+use std::time::Instant;
 
 use crate::http::{Answer, Connection};
+use crate::{DEADLINE, POLL};
 
 /// Running clients.
 #[derive(Debug)]
@@ -67,12 +69,17 @@ impl Load {
         self.shared.served.load(Ordering::Relaxed)
     }
 
-    /// Stops the clients; how many requests were answered, and those that were not.
+    /// Stops the clients, once one of them has been answered or not; how many requests were answered, and those that were not.
     ///
     /// # Panics
     /// If a client has.
     #[must_use]
     pub fn stop(self) -> (usize, Vec<Failure>) {
+        // What a test did meanwhile may have taken no time at all.
+        let deadline = Instant::now() + DEADLINE;
+        while self.served() == 0 && self.shared.failures.lock().unwrap().is_empty() && Instant::now() < deadline {
+            thread::sleep(POLL);
+        }
         self.shared.stop.store(true, Ordering::Relaxed);
         for client in self.clients {
             client.join().unwrap();
