@@ -129,6 +129,16 @@ impl Message for List {
 
 const MILLION: usize = 1_000_000;
 
+/// What the codec makes of a value. A variant begins with its number, a `u32`, and a sequence with its length, a `u64`.
+fn encoded<T: Serialize>(value: &T) -> Vec<u8> {
+    try_encode(value).unwrap()
+}
+
+fn try_encode<T: Serialize>(value: &T) -> Result<Vec<u8>, String> {
+    let mut bytes = Vec::new();
+    codec::encode(value, |piece| bytes.extend_from_slice(piece)).map(|()| bytes)
+}
+
 type Worker = Lane<Up, Down>;
 type Primary = Lane<Down, Up>;
 
