@@ -1,4 +1,4 @@
-//! Test messages and helpers. The tests themselves: [`frames`] and [`shapes`] (pure), [`lanes`],
+//! Test messages and helpers. The tests themselves: [`frames`], [`shapes`] and [`values`] (pure), [`lanes`],
 //! [`calls`], [`hostile`], [`suspend`].
 
 mod calls;
@@ -7,6 +7,7 @@ mod hostile;
 mod lanes;
 mod shapes;
 mod suspend;
+mod values;
 
 use std::os::unix::net::UnixStream;
 use std::sync::Arc;
