@@ -17,6 +17,7 @@ use super::LaneEnd;
 use super::frame::{Deframer, Part, Violation, WINDOW};
 use super::reply::Answer;
 use super::shared::{Core, Order};
+use super::stream::End;
 use super::suspend::Carried;
 
 /// After this many rounds of writing and reading other tasks of the thread get their turn.
@@ -242,7 +243,11 @@ impl Arriving<'_> {
                 self.core.deliver_large(message);
             }
             Part::Reply { tag, payload } => self.core.resolve(tag, Answer::Value(payload)),
-            Part::Unanswered { tag } => self.core.resolve(tag, Answer::Unanswered),
+            Part::Unanswered { tag } => {
+                self.core.resolve(tag, Answer::Unanswered);
+                self.core.conclude(tag, End::Unanswered);
+            }
+            Part::Stream { tag, word } => self.core.hear(tag, word)?,
             Part::Credit(bytes) => self.core.regain(bytes)?,
         }
         Ok(())

@@ -10,9 +10,16 @@
 //! | 4 credit | bytes: u32 | none |
 //! | 5 piece | the next bytes of a large frame | none |
 //! | 6 last piece | its last bytes: now it counts as if it had come as one | of the whole, at most half a window |
+//! | 7 taken | tag: u64 | none |
+//! | 8 item | tag: u64, payload | of its stream's window, as a message without the tag |
+//! | 9 end | tag: u64 | none |
+//! | 10 more | tag: u64, bytes: u32 | none |
+//! | 11 cancel | tag: u64 | none |
 //!
-//! No frame is longer than a [`PIECE`], so that none keeps others waiting for long. What is larger, kind and body of a message
-//! or a reply, travels in pieces, one large frame after the other, and any frames between its pieces.
+//! No frame is longer than a [`PIECE`], so that none keeps others waiting for long. What is larger, kind and body of a message,
+//! a reply or an item, travels in pieces, one large frame after the other, and any frames between its pieces.
+//!
+//! What 7 to 11 mean is said in [`stream`](super::stream).
 
 use std::fmt;
 use std::mem;
@@ -22,7 +29,7 @@ use bytes::buf::Limit;
 use bytes::{Buf, BufMut, Bytes, BytesMut};
 
 /// Part of every fingerprint; to be counted up when the layout changes.
-pub(super) const PROTOCOL: &str = "frames-2";
+pub(super) const PROTOCOL: &str = "frames-3";
 
 /// The most bytes of kind and body in one frame.
 pub(super) const PIECE: usize = 128 << 10;
@@ -30,12 +37,23 @@ pub(super) const PIECE: usize = 128 << 10;
 /// How many bytes of messages one side may have sent that the other side's user has not taken yet.
 pub(super) const WINDOW: usize = 1 << 20;
 
+/// How many bytes of items of one stream may be on their way that the asking user has not taken yet.
+pub(super) const STREAM_WINDOW: usize = 256 << 10;
+
+/// Room in a stream's window is given back in lots of at least this size.
+pub(super) const STREAM_LOT: usize = STREAM_WINDOW / 4;
+
 const MESSAGE: u8 = 1;
 const REPLY: u8 = 2;
 const UNANSWERED: u8 = 3;
 const CREDIT: u8 = 4;
 const PART: u8 = 5;
 const LAST_PART: u8 = 6;
+const TAKEN: u8 = 7;
+const ITEM: u8 = 8;
+const END: u8 = 9;
+const MORE: u8 = 10;
+const CANCEL: u8 = 11;
 
 const LENGTH: usize = 4;
 const HEADER: usize = LENGTH + 1;
@@ -46,9 +64,40 @@ fn cost(bytes: usize) -> usize {
     (LENGTH + bytes).min(WINDOW / 2)
 }
 
+/// What an item spends of its stream's window that would cost so much as a message: the same, but one of any size fits, also
+/// while less than a lot has not been given back.
+pub(super) fn item_cost(cost: usize) -> usize {
+    cost.min(STREAM_WINDOW - STREAM_LOT)
+}
+
 pub(super) fn unanswered(tag: u64) -> [u8; HEADER + TAG] {
+    about(tag, UNANSWERED)
+}
+
+pub(super) fn taken(tag: u64) -> [u8; HEADER + TAG] {
+    about(tag, TAKEN)
+}
+
+pub(super) fn end(tag: u64) -> [u8; HEADER + TAG] {
+    about(tag, END)
+}
+
+pub(super) fn cancel(tag: u64) -> [u8; HEADER + TAG] {
+    about(tag, CANCEL)
+}
+
+pub(super) fn more(tag: u64, bytes: u32) -> [u8; HEADER + TAG + 4] {
+    let mut frame = [0; HEADER + TAG + 4];
+    frame[..HEADER].copy_from_slice(&header(MORE, TAG + 4));
+    frame[HEADER..HEADER + TAG].copy_from_slice(&tag.to_le_bytes());
+    frame[HEADER + TAG..].copy_from_slice(&bytes.to_le_bytes());
+    frame
+}
+
+/// A frame that says one thing of one request.
+fn about(tag: u64, kind: u8) -> [u8; HEADER + TAG] {
     let mut frame = [0; HEADER + TAG];
-    frame[..HEADER].copy_from_slice(&header(UNANSWERED, TAG));
+    frame[..HEADER].copy_from_slice(&header(kind, TAG));
     frame[HEADER..].copy_from_slice(&tag.to_le_bytes());
     frame
 }
@@ -93,9 +142,30 @@ impl Frame<'_> {
             Self::Large(large) => large.cost,
         }
     }
+
+    /// What it costs if it is an item.
+    #[inline]
+    pub(super) fn item_cost(&self) -> usize {
+        item_cost(self.cost() - TAG)
+    }
+
+    /// As if it were large; one that is small is its only piece.
+    pub(super) fn to_large(&self) -> Large {
+        let cost = self.cost();
+        match self {
+            Self::Small(buffer, size) => Large { pieces: Bytes::copy_from_slice(&buffer[..*size]), cost },
+            Self::Whole(frame) => Large { pieces: Bytes::copy_from_slice(frame), cost },
+            Self::Large(large) => large.clone(),
+        }
+    }
 }
 
 impl Large {
+    /// Whether it is one frame and not several pieces.
+    pub(super) fn is_whole(&self) -> bool {
+        matches!(head(&self.pieces), Ok(Some(head)) if head.size == self.pieces.len())
+    }
+
     pub(super) fn len(&self) -> usize {
         self.pieces.len()
     }
@@ -144,8 +214,16 @@ impl<'a> FrameBuf<'a> {
     }
 
     pub(super) fn reply(tag: u64, limit: usize, spare: Option<&'a Spare>) -> Self {
+        Self::tagged(REPLY, tag, limit, spare)
+    }
+
+    pub(super) fn item(tag: u64, limit: usize, spare: Option<&'a Spare>) -> Self {
+        Self::tagged(ITEM, tag, limit, spare)
+    }
+
+    fn tagged(kind: u8, tag: u64, limit: usize, spare: Option<&'a Spare>) -> Self {
         let mut frame = Self { size: 1, head: 1 + TAG, limit, heap: Vec::new(), spare, stack: [0; ON_STACK] };
-        frame.stack[LENGTH] = REPLY;
+        frame.stack[LENGTH] = kind;
         frame.put(&tag.to_le_bytes());
         frame
     }
@@ -257,6 +335,41 @@ pub(super) enum Part {
         tag: u64,
     },
     Credit(u32),
+    /// What concerns one stream.
+    Stream {
+        tag: u64,
+        word: Word,
+    },
+}
+
+/// What one end of a stream says to the other.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) enum Word {
+    /// The request is with the one who answers.
+    Taken,
+    Item(Item),
+    /// Regular: there are no more items.
+    End,
+    /// Room for so many bytes of further items.
+    More(u32),
+    /// Nobody wants the rest.
+    Cancel,
+}
+
+/// From here on an item is kept as if it were a message: in the bytes that it came in, with a header in place of the tag.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) enum Item {
+    Whole(Bytes),
+    Large(LargeMessage),
+}
+
+impl Item {
+    pub(super) fn cost(&self) -> usize {
+        match self {
+            Self::Whole(frame) => item_cost(frame.len()),
+            Self::Large(message) => item_cost(message.cost()),
+        }
+    }
 }
 
 /// A message that came in pieces.
@@ -391,9 +504,21 @@ impl Deframer {
     }
 
     fn take_frame(&mut self, head: Head) -> Result<Part, Violation> {
-        let mut body = self.buffer.split_to(head.size).freeze();
+        let mut frame = self.buffer.split_to(head.size);
+        if head.kind == ITEM {
+            let tag = (&frame[HEADER..]).get_u64_le();
+            frame.advance(TAG);
+            let payload = frame.len() - HEADER;
+            frame[..HEADER].copy_from_slice(&header(MESSAGE, payload));
+            return Ok(Part::Stream { tag, word: Word::Item(Item::Whole(frame.freeze())) });
+        }
+        let mut body = frame.freeze();
         body.advance(HEADER);
         Ok(match head.kind {
+            TAKEN => Part::Stream { tag: body.get_u64_le(), word: Word::Taken },
+            END => Part::Stream { tag: body.get_u64_le(), word: Word::End },
+            MORE => Part::Stream { tag: body.get_u64_le(), word: Word::More(body.get_u32_le()) },
+            CANCEL => Part::Stream { tag: body.get_u64_le(), word: Word::Cancel },
             REPLY => Part::Reply { tag: body.get_u64_le(), payload: compact(body) },
             UNANSWERED => Part::Unanswered { tag: body.get_u64_le() },
             CREDIT => Part::Credit(body.get_u32_le()),
@@ -448,6 +573,12 @@ fn large_frame(mut whole: Bytes) -> Result<Part, Violation> {
         REPLY => {
             whole.advance(1);
             Ok(Part::Reply { tag: whole.get_u64_le(), payload: whole })
+        }
+        ITEM => {
+            let tag = (&whole[1..]).get_u64_le();
+            // What stands where the kind of a message does is not looked at any more.
+            whole.advance(TAG);
+            Ok(Part::Stream { tag, word: Word::Item(Item::Large(LargeMessage { whole })) })
         }
         kind => Err(format!("a frame of kind {kind} in pieces")),
     }
@@ -516,8 +647,9 @@ fn check_length(kind: u8, length: usize) -> Result<(), Violation> {
     let sound = match kind {
         MESSAGE => true,
         PART | LAST_PART => length > 1,
-        REPLY => length > TAG,
-        UNANSWERED => length == 1 + TAG,
+        REPLY | ITEM => length > TAG,
+        UNANSWERED | TAKEN | END | CANCEL => length == 1 + TAG,
+        MORE => length == 1 + TAG + 4,
         CREDIT => length == 1 + 4,
         kind => return Err(unknown(kind)),
     };

@@ -110,7 +110,7 @@ impl MessageQueue {
                     cost += message.cost();
                     self.push_large(message);
                 }
-                Part::Reply { .. } | Part::Unanswered { .. } | Part::Credit(_) => {
+                Part::Reply { .. } | Part::Unanswered { .. } | Part::Credit(_) | Part::Stream { .. } => {
                     return Err("not a stream of messages".to_owned());
                 }
             }

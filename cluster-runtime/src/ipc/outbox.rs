@@ -2,6 +2,7 @@
 
 use std::collections::{HashSet, VecDeque};
 use std::mem;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::task::Waker;
 
 use bytes::Bytes;
@@ -16,8 +17,11 @@ pub(super) struct Outbox {
     pub(super) driver: DriverState,
     /// Whole frames that the driver has not fetched yet.
     queue: Vec<u8>,
-    /// Frames in pieces, which the driver fetches one by one beside the queue.
+    /// Frames in pieces, which the driver fetches one by one beside the queue; and what must not overtake them.
     large: VecDeque<Outgoing>,
+    /// How many ever were among the large frames, and how many have left.
+    total_large: u64,
+    left_large: u64,
     /// How many bytes of the queue are answers, of the large frames, and at most of what the driver has fetched.
     answers: Answers,
     /// What the messages have cost for which no credit came back yet.
@@ -80,6 +84,8 @@ impl Default for Outbox {
             driver: DriverState::Absent,
             queue: Vec::new(),
             large: VecDeque::new(),
+            total_large: 0,
+            left_large: 0,
             answers: Answers::default(),
             spent: 0,
             room: WINDOW,
@@ -121,6 +127,22 @@ impl Outbox {
         self.push(frame, true);
     }
 
+    /// Queues what is said in a stream, behind all that was said there before: that is as far as the large frame `behind`.
+    pub(super) fn push_in_order(&mut self, frame: &Frame<'_>, behind: &AtomicU64) {
+        let waits = behind.load(Ordering::Relaxed) > self.left_large;
+        if waits || matches!(frame, Frame::Large(_)) {
+            self.push_answer(&Frame::Large(frame.to_large()));
+            behind.store(self.total_large, Ordering::Relaxed);
+        } else {
+            self.push_answer(frame);
+        }
+    }
+
+    /// Queues what the other end of a stream is told.
+    pub(super) fn push_word(&mut self, word: &[u8]) {
+        self.push(&Frame::Whole(word), false);
+    }
+
     pub(super) fn push_credit(&mut self) -> usize {
         let owed = mem::take(&mut self.owed);
         if owed > 0 {
@@ -145,8 +167,23 @@ impl Outbox {
         }
         if frame.len() == 0 {
             self.large.pop_front();
+            self.left_large += 1;
+            self.move_up();
         }
         piece
+    }
+
+    /// What was only to follow a large frame need not travel alone.
+    fn move_up(&mut self) {
+        while self.large.front().is_some_and(|next| next.frame.is_whole()) {
+            let Some(Outgoing { frame, is_answer }) = self.large.pop_front() else { break };
+            if is_answer {
+                self.answers.large -= frame.len();
+                self.answers.queued += frame.len();
+            }
+            self.queue.extend_from_slice(&frame.into_pieces());
+            self.left_large += 1;
+        }
     }
 
     /// The kernel has accepted so many bytes of what was fetched; so many are left.
@@ -176,6 +213,11 @@ impl Outbox {
         queued + large + fetched
     }
 
+    #[cfg(test)]
+    pub(super) fn large_frames(&self) -> usize {
+        self.large.len()
+    }
+
     #[inline]
     fn push(&mut self, frame: &Frame<'_>, is_answer: bool) {
         match frame {
@@ -192,6 +234,7 @@ impl Outbox {
             Frame::Large(frame) => {
                 self.total_queued += frame.len() as u64;
                 self.large.push_back(Outgoing { frame: frame.clone(), is_answer });
+                self.total_large += 1;
             }
         }
     }

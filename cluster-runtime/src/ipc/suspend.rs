@@ -22,6 +22,7 @@ use super::inbox::Inbox;
 use super::outbox::{DriverState, Outbox, Stage};
 use super::reply;
 use super::shared::{Core, lock, wake};
+use super::stream::Streams;
 
 /// A lane that was taken apart, as plain data.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -40,6 +41,8 @@ pub(crate) struct Suspended {
     pub(super) spent: usize,
     /// The lowest tag that no question had yet. Lower ones may still be answered, though nobody waits for it any more.
     pub(super) next_call: u64,
+    /// Streams that nobody wants any more, to be cancelled as soon as anything is heard of them.
+    pub(super) abandoned: Vec<u64>,
     pub(super) stage: Stage,
 }
 
@@ -100,7 +103,7 @@ impl Core {
 
     /// A lane that goes on.
     pub(super) fn resume(suspended: Suspended, arrivals: Arc<Notify>) -> Result<Self, Violation> {
-        let Suspended { limit, incoming, carried, outgoing, answers, spent, next_call, stage } = suspended;
+        let Suspended { limit, incoming, carried, outgoing, answers, spent, next_call, abandoned, stage } = suspended;
         let room =
             WINDOW.checked_sub(spent).ok_or_else(|| format!("{spent} bytes are spent; the window is {WINDOW}"))?;
         let mut inbox = Inbox { ended: matches!(stage, Stage::Ended(_)), ..Inbox::default() };
@@ -118,6 +121,7 @@ impl Core {
         outbox.carried = carried;
         core.congested = AtomicBool::new(outbox.is_congested());
         core.outbox = Mutex::new(outbox);
+        core.streams = Streams::abandoned(abandoned);
         core.inbox = Mutex::new(inbox);
         Ok(core)
     }
@@ -169,6 +173,8 @@ impl Core {
             answers += word.len();
             outgoing.extend_from_slice(&word);
         }
+        let streams = self.leave_streams();
+        outgoing.extend(streams.heard.into_iter().flat_map(frame::cancel));
         let incoming = {
             let mut inbox = lock(&self.inbox);
             inbox.ended = true;
@@ -184,6 +190,7 @@ impl Core {
             answers,
             spent,
             next_call,
+            abandoned: streams.unheard,
             stage,
         }
     }

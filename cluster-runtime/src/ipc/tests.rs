@@ -1,11 +1,12 @@
 //! Test messages and helpers. The tests themselves: [`frames`], [`shapes`] and [`values`] (pure), [`lanes`],
-//! [`calls`], [`hostile`], [`suspend`].
+//! [`calls`], [`streams`], [`hostile`], [`suspend`].
 
 mod calls;
 mod frames;
 mod hostile;
 mod lanes;
 mod shapes;
+mod streams;
 mod suspend;
 mod values;
 
@@ -27,6 +28,7 @@ enum Up {
     Text(String),
     Total(Reply<u64>),
     Echo { text: String, reply: Reply<String> },
+    Tail { of: u64, lines: Replies<String> },
 }
 
 #[derive(Serialize, Deserialize)]
@@ -35,6 +37,7 @@ enum UpWire {
     Text(String),
     Total(ReplyTag),
     Echo { text: String, reply: ReplyTag },
+    Tail { of: u64, lines: ReplyTag },
 }
 
 impl Message for Up {
@@ -52,15 +55,17 @@ impl Message for Up {
             Self::Text(text) => UpWire::Text(text),
             Self::Total(reply) => UpWire::Total(reply.into_tag()?),
             Self::Echo { text, reply } => UpWire::Echo { text, reply: reply.into_tag()? },
+            Self::Tail { of, lines } => UpWire::Tail { of, lines: lines.into_tag()? },
         })
     }
 
-    fn from_wire(wire: UpWire, replies: &Replies) -> Self {
+    fn from_wire(wire: UpWire, origin: &Origin) -> Self {
         match wire {
             UpWire::Count(number) => Self::Count(number),
             UpWire::Text(text) => Self::Text(text),
-            UpWire::Total(tag) => Self::Total(replies.reply(tag)),
-            UpWire::Echo { text, reply } => Self::Echo { text, reply: replies.reply(reply) },
+            UpWire::Total(tag) => Self::Total(origin.reply(tag)),
+            UpWire::Echo { text, reply } => Self::Echo { text, reply: origin.reply(reply) },
+            UpWire::Tail { of, lines } => Self::Tail { of, lines: origin.replies(lines) },
         }
     }
 }
@@ -96,7 +101,7 @@ impl Message for Down {
         Ok(self)
     }
 
-    fn from_wire(wire: Self, _: &Replies) -> Self {
+    fn from_wire(wire: Self, _: &Origin) -> Self {
         wire
     }
 }
@@ -123,7 +128,7 @@ impl Message for List {
         Ok(self)
     }
 
-    fn from_wire(wire: Self, _: &Replies) -> Self {
+    fn from_wire(wire: Self, _: &Origin) -> Self {
         wire
     }
 }
