@@ -228,8 +228,15 @@ impl Asker {
 ///
 /// Dropping it tells the other process that no more are wanted: its [`Replies::send`] says `Gone` from then on.
 ///
-/// With a `Stream` of the `futures` crate's in mind: `futures::stream::try_unfold(answers, |mut answers| async {
-/// Ok(answers.next().await?.map(|value| (value, answers))) })` is one.
+/// It is no `Stream` of the `futures` crate's, but makes one:
+///
+/// ```ignore
+/// use futures_util::stream::try_unfold;
+///
+/// let lines = try_unfold(lines, |mut lines| async move {
+///     Ok::<_, CallError>(lines.next().await?.map(|line| (line, lines)))
+/// });
+/// ```
 pub struct Answers<T> {
     core: Arc<Core>,
     tag: u64,
