@@ -95,7 +95,7 @@ pub use config::{Config, NoPrimary, Workers};
 pub use error::{Error, Result, exit_code};
 pub use exit::{Exit, ExitReason, ExitStatus};
 pub use id::WorkerId;
-pub use ipc::{CallError, Message, NoMessages, Reply, SendError, TrySendError};
+pub use ipc::{CallError, Fd, Message, NoMessages, Reply, SendError, TrySendError};
 pub use listen::{
     Address, Dispatch, Listener, Load, Loads, Placement, Port, Readiness, Sticky, Stream, ToAddress, UdpSocket, listen,
     udp,

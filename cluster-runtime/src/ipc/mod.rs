@@ -22,6 +22,7 @@ pub(crate) mod codec;
 mod depth;
 mod driver;
 mod error;
+mod fd;
 mod frame;
 mod inbox;
 mod message;
@@ -46,10 +47,12 @@ use tokio::task::coop;
 use tokio::time::error::Elapsed;
 
 pub use self::error::{CallError, SendError, TrySendError};
+pub use self::fd::Fd;
 pub use self::message::{Fingerprint, Message, NoMessages};
 pub use self::reply::{ForwardedReply, Replies, Reply, ReplyTag};
 pub(crate) use self::suspend::Suspended;
 
+use self::fd::Packing;
 use self::frame::{Frame, FrameBuf, Large, Spare};
 use self::inbox::{Payload, SMALL};
 use self::shared::{Core, NotQueued, Taken};
@@ -221,7 +224,10 @@ impl<Out: Message, In: Message> Lane<Out, In> {
         match self.core().take(&mut small) {
             Taken::Message(Payload::Small(size)) => self.decode(&small[..size]),
             Taken::Message(Payload::Shared(payload)) => self.decode(&payload),
-            Taken::Message(Payload::Large(message)) => self.decode(message.payload()),
+            Taken::Message(Payload::Single(message)) => match message.open() {
+                (payload, None) => self.decode(&payload),
+                (payload, Some(parcel)) => fd::unpack(parcel, || self.decode(&payload)),
+            },
             Taken::Empty => Received::Empty,
             Taken::Ended => Received::Ended,
         }
@@ -357,8 +363,13 @@ fn encode<M: Message, R, E: From<SendError>>(
 ) -> Result<R, E> {
     let wire = message.into_wire().map_err(|ForwardedReply| SendError::ForwardedReply)?;
     let mut frame = FrameBuf::message(limit, spare);
+    let packing = Packing::begin();
     codec::encode(&wire, |bytes| frame.put(bytes)).map_err(SendError::Encode)?;
-    match frame.finish() {
+    let frame = match packing.end() {
+        None => frame.finish(),
+        Some(fds) => frame.finish_with(fds),
+    };
+    match frame {
         Ok(frame) => done(frame),
         Err(frame::TooLarge { size, limit }) => Err(SendError::TooLarge { size, limit }.into()),
     }

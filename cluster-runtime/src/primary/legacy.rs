@@ -29,7 +29,7 @@ use crate::supervisor::Memory;
 use crate::{Exit, WorkerId, os};
 
 /// Raised whenever [`Legacy`] changes, or anything in it.
-const LAYOUT: u32 = 1;
+const LAYOUT: u32 = 2;
 /// What the block begins with: the layout, and the codec by which the rest is written.
 const HEAD: u32 = LAYOUT | (codec::MARK as u32) << CODEC;
 /// Where the codec's mark stands.
@@ -206,7 +206,18 @@ impl Legacy {
         };
         let members = self.members.iter().flat_map(of_member);
         let images = self.images.iter().map(|(_, fd)| *fd);
-        members.chain(images).chain(self.port_fds.iter().copied()).chain([self.origin]).collect()
+        let waiting = self.members.iter().filter_map(|member| match &member.lane {
+            LaneState::Kept(_, suspended) => suspended.as_ref(),
+            LaneState::Suspended(_, suspended) => Some(suspended),
+            LaneState::Untouched => None,
+        });
+        let in_messages = waiting.chain(self.departed.iter().map(|(_, suspended, _)| suspended));
+        members
+            .chain(images)
+            .chain(in_messages.flat_map(Suspended::descriptors))
+            .chain(self.port_fds.iter().copied())
+            .chain([self.origin])
+            .collect()
     }
 }
 

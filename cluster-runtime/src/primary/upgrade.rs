@@ -487,7 +487,7 @@ pub(super) fn adopt(
         adopted.images.insert(generation, Image::of(os::duplicate(number)?));
     }
     for (worker, suspended, exit) in departed {
-        adopted.notices.push(Notice::Departed(worker, suspended, exit));
+        adopted.notices.push(Notice::Departed(worker, suspended.take_over()?, exit));
     }
     for member in members {
         adopted.add(member, &states, &addresses)?;
@@ -505,11 +505,12 @@ impl Adopted {
         let MemberState { worker, slot, generation, pid, control, lane, output, log, ports, drains_last } = member;
         let lane = match lane {
             LaneState::Kept(number, suspended) => {
+                let suspended = suspended.map(Suspended::take_over).transpose()?;
                 self.notices.push(suspended.map_or(Notice::Forked(worker), |it| Notice::Continued(worker, it)));
                 MemberLane::Kept(os::duplicate(number)?)
             }
             LaneState::Suspended(number, suspended) => {
-                self.notices.push(Notice::Continued(worker, suspended));
+                self.notices.push(Notice::Continued(worker, suspended.take_over()?));
                 self.notices.push(Notice::OnlineAgain(worker, number.map(os::duplicate).transpose()?));
                 MemberLane::HandedOver
             }
