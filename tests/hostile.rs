@@ -30,6 +30,15 @@ fn another_version_of_the_protocol_is_told_off() {
 }
 
 #[test]
+fn another_codec_is_told_off_by_its_feature() {
+    let (ours, theirs) = if cfg!(feature = "bincode") { ("bincode", "postcard") } else { ("postcard", "bincode") };
+    told_off(
+        "codec",
+        &format!("built with cluster's feature `{theirs}`, and this one with `{ours}`: build both with the"),
+    );
+}
+
+#[test]
 fn other_message_types_are_told_off_by_name() {
     told_off("fingerprint", "its message type ToPrimary (000000000000002a) differs from the primary's ToPrimary (");
     told_off(

@@ -1217,6 +1217,10 @@ impl<'de> Deserialize<'de> for Blob {
             fn visit_byte_buf<E>(self, bytes: Vec<u8>) -> Result<Blob, E> {
                 Ok(Blob(bytes))
             }
+
+            fn visit_bytes<E>(self, bytes: &[u8]) -> Result<Blob, E> {
+                Ok(Blob(bytes.to_vec()))
+            }
         }
 
         deserializer.deserialize_byte_buf(Bytes)
