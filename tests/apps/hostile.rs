@@ -19,7 +19,7 @@ enum ToPrimary {
 
 #[derive(Debug, Message)]
 enum ToWorker {
-    News(Vec<u8>),
+    News(String),
 }
 
 fn main() -> cluster::Result {
@@ -50,7 +50,7 @@ async fn watch(mut primary: Primary<ToPrimary, ToWorker>) -> cluster::Result {
                 None => return Ok(()),
             },
             _ = tick.tick(), if behaviour() == "deaf" => {
-                let mut broadcast = std::pin::pin!(primary.broadcast(ToWorker::News(vec![0; 64 << 10])));
+                let mut broadcast = std::pin::pin!(primary.broadcast(ToWorker::News("x".repeat(64 << 10))));
                 let patience = Duration::from_millis(500);
                 if tokio::time::timeout(patience, &mut broadcast).await.is_err() {
                     println!("a broadcast waits");

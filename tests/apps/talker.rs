@@ -592,6 +592,8 @@ mod deaf {
             }
         };
         tell(format_args!("{refusal:?} after {queued}"));
+        // Nor is there room for anything smaller.
+        while primary.try_send(deaf, Talk::Number(0)).is_ok() {}
         let handle = primary.handle();
         let sending = tokio::spawn(async move { handle.send(deaf, Talk::Number(1)).await });
         let handle = primary.handle();
