@@ -18,7 +18,7 @@ use crate::listen::{Address, PortId, PortRequest, Refusal};
 use crate::os;
 
 /// Raised whenever the vocabulary below changes.
-pub(crate) const VERSION: u8 = 3;
+pub(crate) const VERSION: u8 = 4;
 /// The first byte of every packet.
 pub(crate) const PROTOCOL: u8 = VERSION | codec::MARK;
 /// No packet is larger. Text in them is cut to fit.
@@ -43,8 +43,8 @@ pub(crate) enum FromWorker {
 #[derive(Debug, Serialize, Deserialize)]
 pub(crate) enum ToWorker {
     /// The hello was accepted; the user's `main` may start. The board, the bell and the slot's mailbox come along; `line` is the
-    /// worker's on the board.
-    Welcome { grace: Duration, line: usize },
+    /// worker's on the board, and no message or answer may have more bytes than `max_message`.
+    Welcome { grace: Duration, line: usize, max_message: usize },
     /// The sending ends of the mailboxes come along, from that of the slot `first` on. All slots' come before the welcome.
     Mailboxes { first: usize },
     /// The hello was not accepted; the worker ends.

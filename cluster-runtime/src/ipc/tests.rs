@@ -143,8 +143,20 @@ fn try_encode<T: Serialize>(value: &T) -> Result<Vec<u8>, String> {
 type Worker = Lane<Up, Down>;
 type Primary = Lane<Down, Up>;
 
+/// The most bytes of a message here.
+const LIMIT: usize = 16 << 20;
+
 fn lane<Out: Message, In: Message>() -> Lane<Out, In> {
-    Lane::new(Arc::new(Notify::new()))
+    Lane::new(LIMIT, Arc::new(Notify::new()))
+}
+
+/// A frame as it travels.
+fn bytes_of(frame: Frame<'_>) -> Vec<u8> {
+    match frame {
+        Frame::Small(buffer, size) => buffer[..size].to_vec(),
+        Frame::Whole(frame) => frame.to_vec(),
+        Frame::Large(large) => large.into_pieces().to_vec(),
+    }
 }
 
 /// Two lanes that are connected, and the ends of their drivers.

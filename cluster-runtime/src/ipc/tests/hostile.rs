@@ -33,7 +33,7 @@ async fn half_a_frame_before_the_end_is_a_peer_that_died_and_costs_no_message_be
 
 #[tokio::test]
 async fn a_giant_length_ends_the_lane() {
-    assert_eq!(end_after(&[0xff, 0xff, 0xff, 0x7f, 1]).await, "a frame of 2147483647 bytes; the limit is 16777216");
+    assert_eq!(end_after(&[0xff, 0xff, 0xff, 0x7f, 1]).await, "a frame of 2147483647 bytes; the limit is 131073");
 }
 
 #[tokio::test]
@@ -113,9 +113,9 @@ async fn an_answer_that_cannot_be_decoded_fails_its_call_and_ends_the_lane() {
     });
     let question = read_frame(&mut peer).await;
     let (_variant, tag) = codec::decode::<(u32, u64)>(&question[5..]).unwrap();
-    let mut answer = FrameBuf::reply(tag, None);
+    let mut answer = FrameBuf::reply(tag, LIMIT, None);
     answer.put(b"no u64");
-    peer.write_all(answer.finish().unwrap()).unwrap();
+    peer.write_all(&bytes_of(answer.finish().unwrap())).unwrap();
     assert!(matches!(soon(asking).await.unwrap(), Err(CallError::Malformed(_))));
     assert!(matches!(soon(end).await.unwrap(), LaneEnd::Violation(_)));
     assert_eq!(soon(worker.recv()).await, None);
@@ -126,9 +126,9 @@ async fn answers_that_nobody_asked_for_are_ignored_and_not_kept() {
     let (mut peer, primary, end) = raw();
     let writing = std::thread::spawn(move || {
         for tag in 0..20_000 {
-            let mut answer = FrameBuf::reply(u64::MAX - tag, None);
+            let mut answer = FrameBuf::reply(u64::MAX - tag, LIMIT, None);
             answer.put(&[0; 1000]);
-            peer.write_all(answer.finish().unwrap()).unwrap();
+            peer.write_all(&bytes_of(answer.finish().unwrap())).unwrap();
             peer.write_all(&frame::unanswered(u64::MAX - tag)).unwrap();
         }
         peer.write_all(&counting(1)).unwrap();
@@ -144,12 +144,12 @@ async fn answers_that_nobody_asked_for_are_ignored_and_not_kept() {
 async fn messages_scattered_among_other_frames_do_not_keep_what_was_read_with_them() {
     let (mut peer, primary, _end) = raw();
     let writing = std::thread::spawn(move || {
-        let mut filler = FrameBuf::reply(u64::MAX, None);
+        let mut filler = FrameBuf::reply(u64::MAX, LIMIT, None);
         filler.put(&[0; 100_000]);
-        let filler = filler.finish().unwrap();
+        let filler = bytes_of(filler.finish().unwrap());
         for number in 0..1000 {
             peer.write_all(&counting(number)).unwrap();
-            peer.write_all(filler).unwrap();
+            peer.write_all(&filler).unwrap();
         }
         peer
     });
@@ -323,7 +323,7 @@ fn asking(tag: u64) -> Vec<u8> {
 }
 
 fn message(payload: &[u8]) -> Vec<u8> {
-    let mut frame = FrameBuf::message(None);
+    let mut frame = FrameBuf::message(LIMIT, None);
     frame.put(payload);
-    frame.finish().unwrap().to_vec()
+    bytes_of(frame.finish().unwrap())
 }
