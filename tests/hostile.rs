@@ -72,8 +72,8 @@ fn a_flood_of_requests_whose_answers_nobody_reads_is_told_off() {
 #[test]
 fn nonsense_on_the_messages_lane_is_told_off() {
     // "GET " as a length.
-    told_off("message-garbage", "a frame of 542393671 bytes; the limit is 16777216");
-    told_off("message-giant", "a frame of 2147483647 bytes; the limit is 16777216");
+    told_off("message-garbage", "a frame of 542393671 bytes; the limit is 131073");
+    told_off("message-giant", "a frame of 2147483647 bytes; the limit is 131073");
     told_off("message-kind", "a frame of the unknown kind 99");
     told_off("message-credit", "credit");
 }
