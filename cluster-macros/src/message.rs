@@ -2,7 +2,7 @@
 //!
 //! The mirror has the same variants, fields and serde attributes, with a number in place of each `Reply<T>`, and derives
 //! serde's traits; the way there and back are two matches. Refused is what cannot cross a process boundary, or cannot be
-//! decoded from bincode, which does not describe itself.
+//! decoded from a form that does not describe itself.
 //!
 //! The file reads in this order: the type in our terms, what is written out, what is refused.
 
@@ -473,23 +473,22 @@ fn refuse_serde(serde: &[Meta], place: Place, mistakes: &mut Mistakes) {
         let Some(name) = meta.path().get_ident().map(Ident::to_string) else { continue };
         let why = match name.as_str() {
             "untagged" | "tag" => {
-                "messages travel as bincode, which names nothing and goes by position: delete this; every variant is told \
-                 apart by its number"
+                "messages travel in a form that names nothing and goes by position: delete this; every variant is told apart \
+                 by its number"
             }
             "flatten" => {
-                "messages travel as bincode, which names nothing and goes by position: delete `flatten`; the field is as \
-                 small without it"
+                "messages travel in a form that names nothing and goes by position: delete `flatten`; the field is as small \
+                 without it"
             }
             "skip_serializing_if" => {
-                "messages travel as bincode, which goes by position and misses a field that is not there: delete this, or \
-                 write `skip` to leave the field out always"
+                "messages travel in a form that goes by position and misses a field that is not there: delete this, or write \
+                 `skip` to leave the field out always"
             }
             "skip" | "skip_serializing" | "skip_deserializing" if place == Place::Variant => {
-                "messages travel as bincode, which counts the variants, and a skipped one shifts those behind it: delete \
-                 this"
+                "messages travel in a form that counts the variants, and a skipped one shifts those behind it: delete this"
             }
             "skip_serializing" | "skip_deserializing" if place == Place::Field && !skips_both => {
-                "messages travel as bincode, which goes by position, so that both ends must leave a field out: write `skip`"
+                "messages travel in a form that goes by position, so that both ends must leave a field out: write `skip`"
             }
             // One mistake, though its two halves are two keys.
             "into" if serde.iter().any(|meta| meta.path().is_ident("from") || meta.path().is_ident("try_from")) => {

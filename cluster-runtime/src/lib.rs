@@ -51,7 +51,18 @@
 //!
 //! # Features
 //!
-//! `axum` (on by default): [`serve()`] and [`Http`] for any tower service, and `axum::serve::Listener` for [`Listener`].
+//! | feature | default | what |
+//! | --- | --- | --- |
+//! | `axum` | on | [`serve()`] and [`Http`] for any tower service, and `axum::serve::Listener` for [`Listener`] |
+//! | `bincode` | on | messages travel as bincode 2: integers have fixed width, encoding and decoding take the least time |
+//! | `postcard` | off | messages travel as postcard 1, which is smaller, instead; for those who must not have bincode, because it is no longer maintained (RUSTSEC-2025-0141) |
+//!
+//! For the latter, turn bincode off: `default-features = false, features = ["axum", "postcard"]`. One of the two must be on; with
+//! both it is bincode, since features add up over all dependencies, and one that somebody turns on must not change what others
+//! have. Both ends of a cluster need the same. The codec is part of the fingerprint, and a reload or an upgrade to a program with
+//! the other one is refused. What may be sent is the same with both; but postcard's errors do not say why a value refused to
+//! be encoded or decoded, and it lends what it reads: a `Visitor` of your own needs `visit_str` and `visit_bytes`, and not only
+//! `visit_string` and `visit_byte_buf`.
 //!
 //! # Platform
 //!

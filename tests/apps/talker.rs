@@ -592,6 +592,8 @@ mod deaf {
             }
         };
         tell(format_args!("{refusal:?} after {queued}"));
+        // Nor is there room for anything smaller.
+        while primary.try_send(deaf, Talk::Number(0)).is_ok() {}
         let handle = primary.handle();
         let sending = tokio::spawn(async move { handle.send(deaf, Talk::Number(1)).await });
         let handle = primary.handle();
@@ -1216,6 +1218,10 @@ impl<'de> Deserialize<'de> for Blob {
 
             fn visit_byte_buf<E>(self, bytes: Vec<u8>) -> Result<Blob, E> {
                 Ok(Blob(bytes))
+            }
+
+            fn visit_bytes<E>(self, bytes: &[u8]) -> Result<Blob, E> {
+                Ok(Blob(bytes.to_vec()))
             }
         }
 
