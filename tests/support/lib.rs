@@ -268,7 +268,7 @@ pub fn example_beside(name: &str) -> String {
 }
 
 /// What a developer's shell may have set, and a fixture must not see.
-const SETTINGS: [&str; 19] = [
+const SETTINGS: [&str; 20] = [
     "ADDR",
     "CLUSTER_WORKERS",
     "WEB_CONCURRENCY",
