@@ -48,20 +48,20 @@ struct Visits {
 
 async fn visit(session: Session) -> Result<String, StatusCode> {
     let here = cluster::worker().id().get();
-    let before: Visits = session.get("visits").await.map_err(unavailable)?.unwrap_or_default();
+    let before: Visits = session.get("visits").await.map_err(|error| unavailable(&error))?.unwrap_or_default();
     let now = Visits { count: before.count + 1, last: Some(here) };
-    session.insert("visits", &now).await.map_err(unavailable)?;
+    session.insert("visits", &now).await.map_err(|error| unavailable(&error))?;
     // It is saved before the answer goes out, so whoever has that finds the session at any worker.
     let last = before.last.map_or_else(String::new, |last| format!(", the last at worker {last}"));
     Ok(format!("visit {} at worker {here}{last}\n", now.count))
 }
 
 async fn forget(session: Session) -> Result<&'static str, StatusCode> {
-    session.flush().await.map_err(unavailable)?;
+    session.flush().await.map_err(|error| unavailable(&error))?;
     Ok("forgotten\n")
 }
 
-fn unavailable(error: tower_sessions::session::Error) -> StatusCode {
+fn unavailable(error: &tower_sessions::session::Error) -> StatusCode {
     eprintln!("a session is out of reach: {error}");
     StatusCode::SERVICE_UNAVAILABLE
 }
