@@ -12,6 +12,7 @@ use support::{Cluster, Signal};
 const COUNTER: &str = env!("CARGO_BIN_EXE_example-counter");
 const HELLO: &str = env!("CARGO_BIN_EXE_example-hello");
 const REPORT: &str = env!("CARGO_BIN_EXE_example-report");
+const SHARED_STATE: &str = env!("CARGO_BIN_EXE_example-shared-state");
 
 fn example(program: &str, workers: usize) -> Cluster {
     Cluster::of(program).workers(workers).env("ADDR", "127.0.0.1:0").start()
@@ -20,7 +21,7 @@ fn example(program: &str, workers: usize) -> Cluster {
 /// The one line that a user sees, with all that is needed to try it.
 #[test]
 fn each_says_in_one_line_where_it_listens_and_how_to_try_it() {
-    for program in [COUNTER, HELLO, REPORT] {
+    for program in [COUNTER, HELLO, REPORT, SHARED_STATE] {
         let mut cluster = example(program, 2);
         let address = cluster.wait_ready();
         let line = format!("cluster: 2 workers ready on {address}; try: curl http://{address}/");
@@ -40,7 +41,7 @@ fn each_says_in_one_line_where_it_listens_and_how_to_try_it() {
 fn each_starts_one_worker_per_core_where_nothing_else_is_said() {
     let cores = thread::available_parallelism().unwrap().get();
     let workers = if cores == 1 { "1 worker".to_owned() } else { format!("{cores} workers") };
-    for program in [COUNTER, HELLO, REPORT] {
+    for program in [COUNTER, HELLO, REPORT, SHARED_STATE] {
         let mut cluster = Cluster::of(program).env("ADDR", "127.0.0.1:0").start();
         cluster.wait_for(&format!("cluster: {workers} ready on 127.0.0.1:"));
     }
@@ -48,7 +49,7 @@ fn each_starts_one_worker_per_core_where_nothing_else_is_said() {
 
 #[test]
 fn each_listens_where_it_is_told_and_a_second_one_there_fails_clearly() {
-    for program in [COUNTER, HELLO, REPORT] {
+    for program in [COUNTER, HELLO, REPORT, SHARED_STATE] {
         let free = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
         let start = |workers| Cluster::of(program).workers(workers).env("ADDR", &free.to_string()).start();
         let mut first = start(2);

@@ -71,6 +71,17 @@ impl Schema {
         // Cut so that a hello always fits into a packet; the fingerprint is what is compared.
         Self { name: M::NAME.chars().take(200).collect(), fingerprint: M::fingerprint() }
     }
+
+    /// What people are told of one that is not `theirs`, of which `whose` says who they are.
+    pub(crate) fn difference(&self, theirs: &Self, whose: &str) -> Option<String> {
+        let told = || {
+            format!(
+                "its message type {} ({}) differs from {whose} {} ({})",
+                self.name, self.fingerprint, theirs.name, theirs.fingerprint
+            )
+        };
+        (self != theirs).then(told)
+    }
 }
 
 /// A port that a worker may use.

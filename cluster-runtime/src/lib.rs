@@ -77,6 +77,7 @@ mod config;
 mod control;
 mod error;
 mod exit;
+mod field;
 mod id;
 mod ipc;
 mod listen;
@@ -123,6 +124,7 @@ pub use worker::{CurrentWorker, Worker, worker};
 /// What the macros' expansions use; not for anybody else.
 #[doc(hidden)]
 pub mod __private {
+    pub use crate::field::{bytes, data, must_be_send, reply_tag};
     pub use crate::ipc::{Fingerprint, ForwardedReply, Replies, ReplyTag};
     pub use serde;
 }

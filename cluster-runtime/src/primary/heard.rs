@@ -58,16 +58,11 @@ impl Shell {
 
     /// Lets the worker in if its build has the same messages.
     fn greet(&mut self, worker: WorkerId, up: &Schema, down: &Schema) -> Option<supervisor::Event> {
-        let pairs = [(&self.schemas.0, up), (&self.schemas.1, down)];
-        let difference = pairs.into_iter().find(|(ours, theirs)| ours != theirs).map(|(ours, theirs)| {
-            format!(
-                "its message type {} ({}) differs from the primary's {} ({}): it is of another build",
-                theirs.name, theirs.fingerprint, ours.name, ours.fingerprint
-            )
-        });
-        if let Some(text) = difference {
+        let ours = &self.schemas;
+        let difference = |of: &Schema, ours| of.difference(ours, "the primary's");
+        if let Some(text) = difference(up, &ours.0).or_else(|| difference(down, &ours.1)) {
             _ = self.fleet.get(&worker)?.control.send_now(&ToWorker::Refused, &[]);
-            return self.misbehaved(worker, &text);
+            return self.misbehaved(worker, &format!("{text}: it is of another build"));
         }
         let member = self.fleet.get_mut(&worker)?;
         let sent = self.ports.welcome(&member.control, member.identity.slot, worker, &self.settings);

@@ -168,13 +168,10 @@ impl Legacy {
                 self.protocol
             ));
         }
-        let pairs = [(&self.schemas.0, &schemas.0), (&self.schemas.1, &schemas.1)];
-        if let Some((running, new)) = pairs.into_iter().find(|(running, new)| running != new) {
-            return Err(format!(
-                "its message type {} ({}) differs from that of the workers that run, {} ({}); stop the cluster and start it \
-                 again, or change messages in two steps",
-                new.name, new.fingerprint, running.name, running.fingerprint
-            ));
+        let running = &self.schemas;
+        let difference = |of: &Schema, running| of.difference(running, "that of the workers that run,");
+        if let Some(text) = difference(&schemas.0, &running.0).or_else(|| difference(&schemas.1, &running.1)) {
+            return Err(format!("{text}; stop the cluster and start it again, or change messages in two steps"));
         }
         self.ports.as_ref().map_or(Ok(()), |ports| ports.check(dispatch)).map_err(|error| error.to_string())
     }
