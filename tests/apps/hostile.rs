@@ -142,7 +142,7 @@ fn misbehave(mark: &Mark) -> ! {
 
 /// The packets by hand: protocol, then variants and integers of fixed width, little-endian.
 /// The first byte of every packet on the control lane.
-const PROTOCOL: u8 = 3;
+const PROTOCOL: u8 = 5;
 const READY: [u8; 5] = [PROTOCOL, 2, 0, 0, 0];
 
 fn hello() -> Vec<u8> {
