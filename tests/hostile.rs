@@ -26,7 +26,7 @@ fn a_packet_that_is_too_large_is_told_off() {
 
 #[test]
 fn another_version_of_the_protocol_is_told_off() {
-    told_off("protocol", "control lane: protocol 5 instead of 4: it is of another build of cluster");
+    told_off("protocol", "control lane: protocol 6 instead of 5: it is of another build of cluster");
 }
 
 #[test]

@@ -42,6 +42,7 @@
 //! | listen on a Unix socket, limit connections, set socket options; UDP | [`Port`], [`udp()`] |
 //! | serve gRPC, TLS, WebSockets, with hyper or `axum::serve` | [`servers`] |
 //! | exchange typed messages | [`Message`], [`Worker`], [`Primary`], [`Reply`] |
+//! | send messages from worker to worker | [`Worker::peer`], [`Worker::broadcast`], [`Worker::recv_from`] |
 //! | follow what happens to the workers | [`Event`], [`Exit`], [`PrimaryHandle::workers`] |
 //! | know in which process the code runs | [`worker()`], [`is_worker`], [`is_primary`] |
 //! | set environment, directory, output, user, limits and cores of the workers | [`Setup`] |
@@ -119,7 +120,7 @@ pub use run::{PrimaryMain, PrimaryOutput, WorkerMain, run};
 pub use serve::{Http, serve};
 pub use setup::{Affinity, Output, Resource, Setup, Spawn};
 pub use supervisor::Restart;
-pub use worker::{CurrentWorker, Worker, worker};
+pub use worker::{CurrentWorker, Peer, Sender, Worker, worker};
 
 /// What the macros' expansions use; not for anybody else.
 #[doc(hidden)]

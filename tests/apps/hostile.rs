@@ -142,7 +142,7 @@ fn misbehave(mark: &Mark) -> ! {
 }
 
 /// The first byte of every packet on the control lane. Its highest bit names the codec.
-const PROTOCOL: u8 = if POSTCARD { 4 | 0x80 } else { 4 };
+const PROTOCOL: u8 = if POSTCARD { 5 | 0x80 } else { 5 };
 
 /// As the library was built.
 const POSTCARD: bool = cfg!(all(feature = "postcard", not(feature = "bincode")));

@@ -7,7 +7,8 @@ use thiserror::Error;
 #[non_exhaustive]
 pub enum SendError {
     /// The other process has ended, or this one has closed the connection to it. Nothing can reach it any more: stop
-    /// sending. In a worker this means that the primary is gone and the worker is about to drain.
+    /// sending. In a worker this means that the primary is gone and the worker is about to drain; or, of a
+    /// [`Peer`](crate::Peer), that its slot has no worker now: a replacement may come soon.
     #[error("the other process is gone")]
     Gone,
     /// The encoded message is larger than a frame may be. It will never pass: split it, or pass the data another way.

@@ -18,6 +18,7 @@
 //!
 //! Not here: who is connected to whom, what is done with a lane that ended, the handshake that compares fingerprints.
 
+mod broadcast;
 pub(crate) mod codec;
 mod depth;
 mod driver;
@@ -197,6 +198,7 @@ impl<Out: Message, In: Message> Lane<Out, In> {
     /// Several tasks may receive from one lane; each message goes to one of them.
     ///
     /// Cancel safety: a dropped future has taken nothing.
+    #[cfg(test)]
     pub(crate) async fn recv(&self) -> Option<In> {
         if self.core().is_step() {
             coop::consume_budget().await;

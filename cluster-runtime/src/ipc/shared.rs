@@ -96,6 +96,7 @@ impl Core {
         &self.spare
     }
 
+    #[cfg(test)]
     pub(super) fn arrivals(&self) -> &Notify {
         &self.arrivals
     }

@@ -37,6 +37,7 @@ impl Shell {
                 }
                 None
             }
+            (MemberLane::HandedOver, FromWorker::Peer { slot, worker: other }) => self.introduce(worker, slot, other),
         }
     }
 
@@ -73,6 +74,7 @@ impl Shell {
         if let MemberLane::Kept(lane) = std::mem::replace(&mut member.lane, MemberLane::HandedOver) {
             self.unsent.push(Notice::Online(worker, lane));
         }
+        self.appoint_leads();
         self.check_sent(worker, &sent)
     }
 
@@ -96,7 +98,7 @@ impl Shell {
 
     /// A worker that does not read a handful of small packets will not read more either, and one that cannot be told what it needs
     /// would wait for it until its start timeout. One that is gone is reaped soon.
-    fn check_sent(&mut self, worker: WorkerId, sent: &io::Result<()>) -> Option<supervisor::Event> {
+    pub(super) fn check_sent(&mut self, worker: WorkerId, sent: &io::Result<()>) -> Option<supervisor::Event> {
         match sent {
             Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
                 self.misbehaved(worker, "it does not read its control lane")

@@ -29,7 +29,7 @@ use crate::supervisor::Memory;
 use crate::{Exit, WorkerId, os};
 
 /// Raised whenever [`Legacy`] changes, or anything in it.
-const LAYOUT: u32 = 2;
+const LAYOUT: u32 = 3;
 /// What the block begins with: the layout, and the codec by which the rest is written.
 const HEAD: u32 = LAYOUT | (codec::MARK as u32) << CODEC;
 /// Where the codec's mark stands.
@@ -79,6 +79,7 @@ pub(super) struct MemberState {
     /// The path of its log file.
     pub(super) log: Option<Vec<u8>>,
     pub(super) ports: BTreeSet<PortId>,
+    pub(super) peers: BTreeSet<WorkerId>,
     pub(super) drains_last: bool,
 }
 
@@ -331,7 +332,8 @@ mod tests {
     fn what_another_layout_or_codec_begins_with_is_refused_with_the_remedy() {
         assert_eq!(check_head(HEAD), Ok(()));
         let error = check_head(HEAD + 1).unwrap_err();
-        assert!(error.contains("this one writes 2: its version of cluster is another; stop the cluster"), "{error}");
+        let told = format!("this one writes {}: its version of cluster is another; stop the cluster", LAYOUT + 1);
+        assert!(error.contains(&told), "{error}");
         let error = check_head(HEAD ^ u32::from(codec::MARKS) << CODEC).unwrap_err();
         let (its, ours) = (codec::feature(codec::MARK), codec::feature(!codec::MARK));
         let told =

@@ -363,6 +363,7 @@ impl Member {
             output: self.output.as_ref().map(|pipes| pipes.each_ref().map(OwnedFd::as_raw_fd)),
             log: self.log.as_ref().map(LogFile::to_bytes),
             ports: self.ports.clone(),
+            peers: self.peers.clone(),
             drains_last: self.drains_last,
         }
     }
@@ -502,7 +503,8 @@ impl Adopted {
         states: &BTreeMap<WorkerId, State>,
         addresses: impl Fn(crate::listen::PortId) -> Option<Address>,
     ) -> io::Result<()> {
-        let MemberState { worker, slot, generation, pid, control, lane, output, log, ports, drains_last } = member;
+        let MemberState { worker, slot, generation, pid, control, lane, output, log, ports, peers, drains_last } =
+            member;
         let lane = match lane {
             LaneState::Kept(number, suspended) => {
                 let suspended = suspended.map(Suspended::take_over).transpose()?;
@@ -534,7 +536,7 @@ impl Adopted {
         self.continued.children.insert(worker, Child::of(pid)?);
         let identity = Identity { worker, slot, generation };
         let log = log.map(LogFile::from_bytes);
-        let member = Member { identity, pid, control, lane, log, output, ports, drains_last, pause: None };
+        let member = Member { identity, pid, control, lane, log, output, ports, peers, drains_last, pause: None };
         self.fleet.insert(worker, member);
         Ok(())
     }
