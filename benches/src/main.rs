@@ -6,10 +6,12 @@
 mod change;
 mod client;
 mod compare;
+mod lines;
 mod measure;
 mod options;
 mod peer;
 mod process;
+mod programs;
 mod results;
 mod running;
 mod spinner;

@@ -7,10 +7,10 @@ mod tail;
 
 use crate::options::Options;
 use crate::peer::Peer;
-use crate::results::Samples;
+use crate::results::{Figure, Samples};
 
 /// Adds to the samples of a peer, if the peer can be measured so.
-pub(crate) type Measurement = fn(&Peer, &Options, &mut Samples);
+pub(crate) type Measurement = fn(&Peer, &Options, &mut Samples<Figure>);
 
 /// In the order in which a round goes through them, with all peers each.
 pub(crate) const ALL: [(&str, Measurement); 4] =
