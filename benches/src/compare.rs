@@ -1,13 +1,13 @@
 //! The run: every peer, every measurement, round after round.
 
-use crate::options::Options;
+use crate::options::{self, Options};
 use crate::peer::{self, Peer};
 use crate::results::{self, Samples};
 use crate::{measure, programs, wrk};
 
 pub(crate) fn run(options: &Options) -> Result<(), String> {
     let peers = peer::select(&options.only)?;
-    let measurements = measure::select(&options.measure)?;
+    let measurements = options::choose(&measure::ALL, &options.measure)?;
     if wrk::version().is_none() {
         return Err(
             "wrk makes the load and is missing; benches/install-peers installs it (Debian: apt-get install wrk)".into(),

@@ -127,6 +127,10 @@ pub(crate) fn find_node() -> Option<PathBuf> {
     path.exists().then_some(path)
 }
 
+pub(crate) fn node_version() -> Option<String> {
+    ALL.iter().find(|peer| matches!(peer.program, Program::Node { .. }))?.version()
+}
+
 /// Debian has it where only root's PATH leads.
 fn find_nginx() -> Option<PathBuf> {
     let path = env::var_os("PATH").unwrap_or_default();

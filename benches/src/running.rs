@@ -93,18 +93,8 @@ impl Running {
     /// Waits until all workers are there and none has anything to do, without their help: the first answer comes before the last
     /// worker is ready.
     pub(crate) fn settle(&self, workers: usize) {
-        const PAUSE: Duration = Duration::from_millis(100);
-        const QUIET: Duration = Duration::from_millis(1);
-        let since = Instant::now();
-        loop {
-            let before = self.cpu_time();
-            thread::sleep(PAUSE);
-            let spent = self.cpu_time().saturating_sub(before);
-            if self.workers().len() == workers && spent < QUIET {
-                return;
-            }
-            assert!(since.elapsed() < Duration::from_secs(30), "{} never rests", self.address);
-        }
+        let settled = within(Duration::from_secs(30), || rests(self.child.id()) && self.workers().len() == workers);
+        assert!(settled, "{} never rests", self.address);
     }
 }
 
@@ -134,6 +124,15 @@ pub(crate) fn end(child: &mut Child) {
             send(pid, Signal::SIGKILL);
         }
     }
+}
+
+/// Whether a program and its workers do next to nothing for a while.
+pub(crate) fn rests(pid: u32) -> bool {
+    const PAUSE: Duration = Duration::from_millis(100);
+    const QUIET: Duration = Duration::from_millis(1);
+    let before = process::tree_cpu_time(pid);
+    thread::sleep(PAUSE);
+    process::tree_cpu_time(pid).saturating_sub(before) < QUIET
 }
 
 /// To a process that this program has started, directly or not.

@@ -1,13 +1,12 @@
 //! A worker that idles (slot 0) beside one that floods the primary function (slot 1), until each is told to end. The second argument
 //! says whether the primary function reads.
 
-use std::future::pending;
 use std::process;
 
 use cluster::{Event, Message, Primary, Worker};
 use nix::time::{ClockId, clock_gettime};
 
-use super::{argument, take_all};
+use super::{argument, stdin_closed, take_all};
 
 #[derive(Message)]
 pub(super) enum Flood {
@@ -51,7 +50,7 @@ pub(super) async fn primary(mut primary: Primary<Flood>) -> cluster::Result {
             }
             std::hint::black_box(sum);
         }
-        "never-reads" => pending().await,
+        "never-reads" => stdin_closed().await?,
         other => panic!("there is no way {other:?}"),
     }
     take_all(&mut primary).await

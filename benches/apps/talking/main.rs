@@ -12,7 +12,7 @@ mod one_way;
 mod serving;
 mod stopwatch;
 
-use std::env;
+use std::{env, io};
 
 use cluster::{Config, Event, Message, Primary};
 
@@ -26,7 +26,7 @@ fn main() -> cluster::Result {
         "counter" => cluster::run(config, counter::worker),
         "drain" => cluster::run(config.workers(2).primary(drain::primary), drain::worker),
         "echo" => cluster::run(config.primary(echo::primary), echo::worker),
-        "flood" => cluster::run(config.workers(8).primary(flood::primary), flood::worker),
+        "flood" => cluster::run(config.workers(flood::WORKERS).primary(flood::primary), flood::worker),
         "one-way-up" => cluster::run(config.primary(one_way::taking_primary), one_way::flooding_worker),
         "one-way-down" => cluster::run(config.primary(one_way::flooding_primary), one_way::taking_worker),
         "serve" => cluster::run(config.workers(2).primary(serving::primary), serving::worker),
@@ -36,6 +36,12 @@ fn main() -> cluster::Result {
 
 fn argument(index: usize) -> String {
     env::args().nth(index).unwrap_or_default()
+}
+
+/// Waits until the bench has measured enough, for a primary function that hears nothing from its cluster.
+async fn stdin_closed() -> io::Result<()> {
+    tokio::task::spawn_blocking(|| io::copy(&mut io::stdin(), &mut io::sink())).await??;
+    Ok(())
 }
 
 /// Until the cluster ends.

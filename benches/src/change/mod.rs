@@ -20,6 +20,7 @@ mod service;
 
 pub(crate) use options::{Options, USAGE};
 
+use crate::options::choose;
 use crate::programs;
 use crate::results::{Limit, Place};
 use load::Tally;
@@ -41,18 +42,13 @@ const ALL: [(&str, Measurement); 8] = [
 
 /// Whether everything is as promised.
 pub(crate) fn run(options: &Options, command: &str) -> Result<bool, String> {
-    let known = ALL.map(|(name, _)| name);
-    if let Some(stranger) = options.measure.iter().find(|name| !known.contains(&name.as_str())) {
-        return Err(format!("--measure {stranger}: there are {}", known.join(", ")));
-    }
+    let measurements = choose(&ALL, &options.measure)?;
     programs::build(&["--bin", "changing"]);
     let mut report = Report::default();
-    for (name, measure) in ALL {
-        if options.measure.is_empty() || options.measure.iter().any(|asked| asked == name) {
-            eprintln!("{name}");
-            report.begin(name);
-            measure(options, &mut report).unwrap_or_else(|reason| report.fail(reason));
-        }
+    for (name, measure) in measurements {
+        eprintln!("{name}");
+        report.begin(name);
+        measure(options, &mut report).unwrap_or_else(|reason| report.fail(reason));
     }
     let place = Place::new(options.is_trial());
     let table = report.to_markdown(options, command);

@@ -16,14 +16,5 @@ pub(crate) type Measurement = fn(&Peer, &Options, &mut Samples<Figure>);
 pub(crate) const ALL: [(&str, Measurement); 4] =
     [("serving", serving::measure), ("tail", tail::measure), ("balance", balance::measure), ("queue", queue::measure)];
 
-/// Those that were asked for by name, or all.
-pub(crate) fn select(names: &[String]) -> Result<Vec<(&'static str, Measurement)>, String> {
-    let known = ALL.map(|(name, _)| name);
-    if let Some(stranger) = names.iter().find(|name| !known.contains(&name.as_str())) {
-        return Err(format!("--measure {stranger}: there are {}", known.join(", ")));
-    }
-    Ok(ALL.into_iter().filter(|(known, _)| names.is_empty() || names.iter().any(|name| name == known)).collect())
-}
-
 /// Workers, or threads, of every peer where nothing else is said.
 const CORES: usize = 2;
