@@ -35,9 +35,7 @@ impl Service {
         let scratch = env::temp_dir().join(format!("benches-{}", tcp.port()));
         fs::create_dir_all(&scratch).map_err(|error| format!("no room for temporary files: {error}"))?;
         let target = Target { tcp, unix: scratch.join("service.sock") };
-        let settings = env::vars().map(|(name, _)| name).filter(|name| name.starts_with("CLUSTER_"));
-        let mut command = Command::new(programs::path("changing"));
-        settings.for_each(|name| _ = command.env_remove(name));
+        let mut command = programs::cluster("changing");
         command
             .env("ADDR", target.tcp.to_string())
             .env("SOCKET", &target.unix)

@@ -37,45 +37,41 @@ fn drain_both(options: &Options, primary: Primary, is_idle_first: bool) -> Resul
         Primary::NeverReads => "never-reads",
     };
     let talk = Talk::start(Peer::Cluster.command(&["drain", way]), options)?;
-    let [idle, flooding] = both_at_work(&talk)?;
+    let (mut idle, mut flooding) = (None, None);
+    // They come in any order.
+    let [idle, flooding] = talk.lines.find("idles, and floods", PATIENCE, |line| {
+        idle = idle.or_else(|| number_after(IDLES, line));
+        flooding = flooding.or_else(|| number_after(FLOODS, line));
+        Some(Ok([idle?, flooding?]))
+    })?;
     if is_idle_first {
-        let idle = order(&talk, idle)?;
-        at_work(&talk, "idles")?;
-        Ok([idle, order(&talk, flooding)?])
+        Ok([order(&talk, idle, IDLES)?, order(&talk, flooding, FLOODS)?])
     } else {
-        let flooding = order(&talk, flooding)?;
-        at_work(&talk, "floods")?;
-        Ok([order(&talk, idle)?, flooding])
+        let flooding = order(&talk, flooding, FLOODS)?;
+        Ok([order(&talk, idle, IDLES)?, flooding])
     }
 }
 
-/// The process ids of the idle and the flooding one, who come in any order.
-fn both_at_work(talk: &Talk) -> Result<[u32; 2], String> {
-    let (mut idle, mut flooding) = (None, None);
-    talk.lines.find("idles, and floods", PATIENCE, |line| {
-        idle = idle.or_else(|| pid_after("idles", line));
-        flooding = flooding.or_else(|| pid_after("floods", line));
-        Some(Ok([idle?, flooding?]))
-    })
-}
+/// What a worker says once it is at work, before its process id.
+const IDLES: &str = "idles ";
+const FLOODS: &str = "floods ";
 
-fn at_work(talk: &Talk, word: &str) -> Result<u32, String> {
-    talk.lines.find(word, PATIENCE, |line| pid_after(word, line).map(Ok))
-}
-
-fn pid_after(word: &str, line: &str) -> Option<u32> {
-    line.strip_prefix(word)?.trim().parse().ok()
-}
-
-/// Tells a worker to end, and hears from it when it knew.
-fn order(talk: &Talk, pid: u32) -> Result<Duration, String> {
+/// Tells a worker to end, hears from it when it knew, and waits until its replacement is at work, which may be sooner.
+fn order(talk: &Talk, pid: u64, work: &str) -> Result<Duration, String> {
+    let told = format!("told {pid} ");
+    let (mut known, mut successor) = (None, None);
     let sent = now();
-    send(pid, Signal::SIGTERM);
-    let known = talk.lines.find(&format!("told {pid}"), PATIENCE, |line| {
-        let nanoseconds = line.strip_prefix(&format!("told {pid} "))?.parse().ok()?;
-        Some(Ok(Duration::from_nanos(nanoseconds)))
+    send(u32::try_from(pid).expect("it is a process id"), Signal::SIGTERM);
+    let known = talk.lines.find(&told, PATIENCE, |line| {
+        known = known.or_else(|| number_after(&told, line));
+        successor = successor.or_else(|| number_after(work, line));
+        successor.and(known).map(Ok)
     })?;
-    Ok(known.saturating_sub(sent))
+    Ok(Duration::from_nanos(known).saturating_sub(sent))
+}
+
+fn number_after(words: &str, line: &str) -> Option<u64> {
+    line.strip_prefix(words)?.parse().ok()
 }
 
 /// By the clock that all processes share.

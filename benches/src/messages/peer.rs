@@ -38,31 +38,37 @@ impl Peer {
     }
 
     pub(super) fn is_installed(self) -> bool {
-        self.program().is_some_and(|program| program.exists())
+        match self {
+            Self::Cluster | Self::Bare => programs::path(TALKING).exists(),
+            Self::NodeJson | Self::NodeAdvanced => find_node().is_some(),
+            Self::IpcChannel | Self::Tarpc => rivals().exists(),
+        }
     }
 
     /// How to run one of its programs.
     pub(super) fn command(self, arguments: &[&str]) -> Command {
-        let mut command = Command::new(self.program().expect("only installed peers are run"));
-        // What a developer's shell may have set would change what is measured.
-        let settings = env::vars().map(|(name, _)| name).filter(|name| name.starts_with("CLUSTER_"));
-        settings.for_each(|name| _ = command.env_remove(name));
-        match self {
-            Self::NodeJson => _ = command.env("SERIALIZATION", "json").arg(script("node-talking.js")),
-            Self::NodeAdvanced => _ = command.env("SERIALIZATION", "advanced").arg(script("node-talking.js")),
-            Self::Cluster | Self::Bare | Self::IpcChannel | Self::Tarpc => {}
-        }
+        let mut command = match self {
+            Self::Cluster | Self::Bare => programs::cluster(TALKING),
+            Self::NodeJson => node_talking("json"),
+            Self::NodeAdvanced => node_talking("advanced"),
+            Self::IpcChannel | Self::Tarpc => Command::new(rivals()),
+        };
         command.args(arguments);
         command
     }
+}
 
-    fn program(self) -> Option<PathBuf> {
-        match self {
-            Self::Cluster | Self::Bare => Some(programs::path("talking")),
-            Self::NodeJson | Self::NodeAdvanced => find_node(),
-            Self::IpcChannel | Self::Tarpc => Some(rivals_target().join("release/rivals")),
-        }
-    }
+/// The program of this library's side.
+const TALKING: &str = "talking";
+
+fn node_talking(serialization: &str) -> Command {
+    let mut node = node();
+    node.env("SERIALIZATION", serialization).arg(script("node-talking.js"));
+    node
+}
+
+pub(super) fn node() -> Command {
+    Command::new(find_node().expect("only installed peers are run"))
 }
 
 /// A program for Node that stands beside this package's own.
@@ -78,8 +84,12 @@ pub(super) fn build_rivals() {
     let built = cargo.arg("--target-dir").arg(rivals_target()).status();
     if !built.is_ok_and(|status| status.success()) {
         // One of another day would be measured in its place.
-        _ = fs::remove_file(rivals_target().join("release/rivals"));
+        _ = fs::remove_file(rivals());
     }
+}
+
+fn rivals() -> PathBuf {
+    rivals_target().join("release/rivals")
 }
 
 /// Beside the directory of this program.

@@ -5,8 +5,7 @@ use std::process::Command;
 
 use super::figure::{Figure, Service};
 use super::options::Options;
-use super::peer::{Peer, script};
-use crate::peer::find_node;
+use super::peer::{Peer, node, script};
 use crate::results::Samples;
 use crate::running::Running;
 use crate::wrk::{self, Load};
@@ -36,7 +35,7 @@ fn command(peer: Peer, service: Service, address: SocketAddr) -> Command {
     let mut command = match peer {
         Peer::Cluster => peer.command(&["serve", &service.to_string()]),
         _ => {
-            let mut node = Command::new(find_node().expect("only installed peers are run"));
+            let mut node = node();
             node.arg(script("node-counting.js")).env("COUNTS", u8::from(service == Service::Counter).to_string());
             node
         }
