@@ -107,3 +107,40 @@ impl Display for Limit {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::results::Figure;
+
+    const FIGURE: Figure = Figure::Sequential;
+
+    fn value(measured: Measured<Figure>) -> Option<Summary> {
+        let mut samples = Samples::default();
+        [6.0, 2.0, 9.0].into_iter().for_each(|value| samples.add(FIGURE, "us", value));
+        [3.0, 2.0, 3.0].into_iter().for_each(|value| samples.add(FIGURE, "them", value));
+        Bar { name: "".into(), measured, limit: Limit::None }.value(&samples)
+    }
+
+    #[test]
+    fn two_medians_make_a_value_and_the_rounds_its_range() {
+        let (us, them) = ((FIGURE, "us"), (FIGURE, "them"));
+        assert_eq!(value(Measured::Ratio(us, them)), Some(Summary { least: 1.0, median: 2.0, most: 3.0 }));
+        assert_eq!(value(Measured::Difference(us, them)), Some(Summary { least: 0.0, median: 3.0, most: 6.0 }));
+    }
+
+    #[test]
+    fn without_a_peer_there_is_no_value() {
+        let (us, missing) = ((FIGURE, "us"), (FIGURE, "missing"));
+        assert_eq!(value(Measured::Ratio(us, missing)), None);
+        assert_eq!(value(Measured::Median(missing)), None);
+    }
+
+    #[test]
+    fn a_limit_is_met_on_its_own_side() {
+        let met = [Limit::AtMost(2.0), Limit::AtLeast(2.0), Limit::Below(2.0), Limit::Above(2.0), Limit::None]
+            .map(|limit| [1.0, 2.0, 3.0].map(|value| limit.is_met(value)));
+        let [yes, no] = [Some(true), Some(false)];
+        assert_eq!(met, [[yes, yes, no], [no, yes, yes], [yes, no, no], [no, no, yes], [None; 3]]);
+    }
+}
