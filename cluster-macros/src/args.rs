@@ -34,6 +34,8 @@ pub(crate) struct Plan {
     pub(crate) max_age: Option<Given<Limit<Duration>>>,
     /// In bytes.
     pub(crate) max_memory: Option<Given<Limit<u64>>>,
+    /// In bytes.
+    pub(crate) max_message: Option<Given<u64>>,
     pub(crate) setup: Option<Given<Expr>>,
     pub(crate) primary: Option<Given<ExprPath>>,
 }
@@ -101,6 +103,7 @@ impl Plan {
             Key::MaxRequests => self.max_requests = Some(Given { key: name, value: limit(&value, requests)? }),
             Key::MaxAge => self.max_age = Some(Given { key: name, value: limit(&value, long_time(key))? }),
             Key::MaxMemory => self.max_memory = Some(Given { key: name, value: limit(&value, memory)? }),
+            Key::MaxMessage => self.max_message = Some(Given { key: name, value: message(&value)? }),
             Key::Setup => self.setup = Some(Given { key: name, value: setup(value)? }),
             Key::Config => self.config = Some(value),
             Key::Crate => self.krate = Some(crate_path(&value)?),
@@ -203,6 +206,7 @@ enum Key {
     MaxRequests,
     MaxAge,
     MaxMemory,
+    MaxMessage,
     Setup,
     Config,
     Crate,
@@ -218,7 +222,7 @@ struct Spec {
 }
 
 impl Key {
-    const ALL: [Self; 17] = [
+    const ALL: [Self; 18] = [
         Self::Workers,
         Self::Threads,
         Self::Primary,
@@ -233,6 +237,7 @@ impl Key {
         Self::MaxRequests,
         Self::MaxAge,
         Self::MaxMemory,
+        Self::MaxMessage,
         Self::Setup,
         Self::Config,
         Self::Crate,
@@ -301,6 +306,11 @@ impl Key {
                 "max_memory",
                 r#"`max_memory = "512MiB"` or `max_memory = "off"`"#,
                 &["memory", "max_memory_restart", "max_rss", "memory_limit", "reload_on_rss"],
+            ),
+            Self::MaxMessage => (
+                "max_message",
+                r#"`max_message = "64MiB"`, 128KiB at least and 1GiB at most"#,
+                &["message_limit", "max_message_size", "max_frame", "max_payload"],
             ),
             Self::Setup => (
                 "setup",
@@ -462,8 +472,15 @@ fn requests(value: &Expr) -> Result<u64> {
 }
 
 fn memory(value: &Expr) -> Result<u64> {
-    let size = text(value).and_then(|(text, _)| text.parse::<ByteSize>().ok()).map(|size| size.as_u64());
-    size.filter(|bytes| *bytes > 0).ok_or_else(|| Key::MaxMemory.mistyped(value))
+    size(value).filter(|bytes| *bytes > 0).ok_or_else(|| Key::MaxMemory.mistyped(value))
+}
+
+fn message(value: &Expr) -> Result<u64> {
+    size(value).filter(|bytes| (128 << 10..=1 << 30).contains(bytes)).ok_or_else(|| Key::MaxMessage.mistyped(value))
+}
+
+fn size(value: &Expr) -> Option<u64> {
+    text(value).and_then(|(text, _)| text.parse::<ByteSize>().ok()).map(|size| size.as_u64())
 }
 
 fn duration(key: Key, value: &Expr) -> Result<Duration> {
@@ -612,6 +629,9 @@ mod tests {
             quote!(max_age = "0s"),
             quote!(max_memory = 512),
             quote!(max_memory = "0MiB"),
+            quote!(max_message = 64),
+            quote!(max_message = "127KiB"),
+            quote!(max_message = "2GiB"),
             quote!(setup = "www-data"),
             quote!(crate = "not a path"),
             quote!(workers 4),

@@ -180,10 +180,12 @@ impl Message<'_> {
                         #fingerprint
                     }
 
+                    #[inline]
                     fn into_wire(self) -> ::core::result::Result<#wire, #krate::__private::ForwardedReply> {
                         match self { #(#there)* }
                     }
 
+                    #[inline]
                     fn from_wire(wire: #wire, #replies: &#krate::__private::Replies) -> Self {
                         match wire { #(#back)* }
                     }

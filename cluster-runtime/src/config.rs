@@ -5,6 +5,7 @@
 
 use std::ffi::OsString;
 use std::num::NonZeroUsize;
+use std::ops::RangeInclusive;
 use std::time::Duration;
 
 use bytesize::ByteSize;
@@ -174,6 +175,16 @@ impl<P> Config<P> {
         self
     }
 
+    /// How many bytes a message, or an answer, may take when encoded; by default 64 MiB, 128 KiB at least and 1 GiB at most. What is larger
+    /// is refused where it is sent. What the primary is set to holds for its workers. Environment: `CLUSTER_MAX_MESSAGE` (such as `64MiB`).
+    ///
+    /// It bounds what another process can make this one hold: each connection for messages has up to two of this size each way, sent
+    /// and not taken.
+    pub fn max_message(mut self, max_message: u64) -> Self {
+        self.settings.max_message = max_message;
+        self
+    }
+
     /// What the worker processes run in: environment, directory, output, user, limits, cores. By default, all of it is the primary's.
     pub fn setup(mut self, setup: Setup) -> Self {
         self.settings.setup = setup;
@@ -230,6 +241,7 @@ impl<P> Config<P> {
                 .map_or(Ok(code.max_requests), |v| v.unless_off(Variable::requests))?,
             max_age: read("CLUSTER_MAX_AGE")?.map_or(Ok(code.max_age), |v| v.unless_off(Variable::duration))?,
             max_memory: read("CLUSTER_MAX_MEMORY")?.map_or(Ok(code.max_memory), |v| v.unless_off(Variable::memory))?,
+            max_message: read("CLUSTER_MAX_MESSAGE")?.map_or(Ok(code.max_message), |v| v.message())?,
             setup: code.setup,
             quiet: read("CLUSTER_QUIET")?.map_or(Ok(code.quiet), |v| v.switch())?,
         };
@@ -254,6 +266,8 @@ pub(crate) struct Settings {
     pub(crate) max_age: Option<Duration>,
     /// In bytes.
     pub(crate) max_memory: Option<u64>,
+    /// In bytes.
+    pub(crate) max_message: u64,
     /// Checked by the primary alone, as what is right for it need not be right for a worker that has given up its privileges.
     pub(crate) setup: Setup,
     pub(crate) quiet: bool,
@@ -263,6 +277,9 @@ pub(crate) struct Settings {
 pub(crate) const MOST: usize = 1024;
 /// The longest time that most settings may name.
 const LONGEST: Duration = Duration::from_secs(24 * 60 * 60);
+/// How large the largest message may be: so that it is ever in pieces, and so that two of them fit into an address space and into
+/// the state that an upgrade carries over.
+const MESSAGES: RangeInclusive<u64> = 128 << 10..=1 << 30;
 /// The longest that a worker may be told to live.
 const LONGEST_AGE: Duration = Duration::from_secs(366 * 24 * 60 * 60);
 
@@ -281,6 +298,7 @@ impl Settings {
         max_requests: None,
         max_age: None,
         max_memory: None,
+        max_message: 64 << 20,
         setup: Setup::new(),
         quiet: false,
     };
@@ -315,6 +333,9 @@ impl Settings {
         }
         if self.max_requests == Some(0) || self.max_memory == Some(0) {
             return Err(ConfigError("max_requests and max_memory cannot be 0; set more, or turn them off".into()));
+        }
+        if !MESSAGES.contains(&self.max_message) {
+            return Err(ConfigError(format!("max_message is {} bytes; set 128KiB to 1GiB", self.max_message)));
         }
         Ok(self)
     }
@@ -395,8 +416,15 @@ impl Variable {
     }
 
     fn memory(&self) -> Result<u64, ConfigError> {
-        let bytes = self.text.parse::<ByteSize>().map(|size| size.as_u64()).ok().filter(|bytes| *bytes > 0);
-        bytes.ok_or_else(|| self.refuse("a size such as 512MiB, or off"))
+        self.size().filter(|bytes| *bytes > 0).ok_or_else(|| self.refuse("a size such as 512MiB, or off"))
+    }
+
+    fn message(&self) -> Result<u64, ConfigError> {
+        self.size().filter(|bytes| MESSAGES.contains(bytes)).ok_or_else(|| self.refuse("a size of 128KiB to 1GiB"))
+    }
+
+    fn size(&self) -> Option<u64> {
+        self.text.parse::<ByteSize>().map(|size| size.as_u64()).ok()
     }
 
     fn unless_off<T>(&self, read: impl Fn(&Self) -> Result<T, ConfigError>) -> Result<Option<T>, ConfigError> {
@@ -459,6 +487,7 @@ mod tests {
             max_requests: Some(100_000),
             max_age: Some(Duration::from_secs(12 * 60 * 60)),
             max_memory: Some(512 << 20),
+            max_message: 1 << 20,
             setup: Setup::new(),
             quiet: true,
         };

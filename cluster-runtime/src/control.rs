@@ -17,8 +17,10 @@ use crate::ipc::{Fingerprint, codec};
 use crate::listen::{Address, PortId, PortRequest, Refusal};
 use crate::os;
 
-/// The first byte of every packet; raised whenever the vocabulary below changes.
-pub(crate) const PROTOCOL: u8 = 3;
+/// Raised whenever the vocabulary below changes.
+pub(crate) const VERSION: u8 = 4;
+/// The first byte of every packet.
+pub(crate) const PROTOCOL: u8 = VERSION | codec::MARK;
 /// No packet is larger. Text in them is cut to fit.
 const LARGEST_PACKET: usize = 4096;
 
@@ -41,8 +43,8 @@ pub(crate) enum FromWorker {
 #[derive(Debug, Serialize, Deserialize)]
 pub(crate) enum ToWorker {
     /// The hello was accepted; the user's `main` may start. The board, the bell and the slot's mailbox come along; `line` is the
-    /// worker's on the board.
-    Welcome { grace: Duration, line: usize },
+    /// worker's on the board, and no message or answer may have more bytes than `max_message`.
+    Welcome { grace: Duration, line: usize, max_message: usize },
     /// The sending ends of the mailboxes come along, from that of the slot `first` on. All slots' come before the welcome.
     Mailboxes { first: usize },
     /// The hello was not accepted; the worker ends.
@@ -91,8 +93,13 @@ pub(crate) struct Control {
 pub(crate) enum ControlError {
     #[error("control lane: {0}")]
     Io(#[from] io::Error),
-    #[error("control lane: protocol {found} instead of {PROTOCOL}: it is of another build of cluster")]
+    #[error("control lane: protocol {found} instead of {VERSION}: it is of another build of cluster")]
     Protocol { found: u8 },
+    #[error(
+        "control lane: it is built with cluster's feature `{theirs}`, and this one with `{}`: build both with the same",
+        codec::feature(codec::MARK)
+    )]
+    Codec { theirs: &'static str },
     #[error("control lane: a packet that makes no sense ({0})")]
     Malformed(String),
 }
@@ -168,7 +175,10 @@ fn decode<T: DeserializeOwned>(buffer: &[u8], packet: os::Packet) -> Result<Opti
             Ok(message) => Ok(Some((message, packet.fds))),
             Err(error) => Err(ControlError::Malformed(error)),
         },
-        [found, ..] => Err(ControlError::Protocol { found: *found }),
+        [found, ..] => Err(match found & !codec::MARKS {
+            VERSION => ControlError::Codec { theirs: codec::feature(*found) },
+            found => ControlError::Protocol { found },
+        }),
     }
 }
 
@@ -207,6 +217,17 @@ mod tests {
         drop(worker);
         assert!(matches!(primary.receive().await, Ok(Some((FromWorker::Ready, _)))));
         assert!(matches!(primary.receive::<FromWorker>().await, Ok(None)));
+    }
+
+    #[tokio::test]
+    async fn what_a_build_with_another_codec_says_is_refused_with_the_remedy() {
+        let (primary, worker) = lane();
+        os::send_packet(worker.socket.get_ref().as_fd(), &[PROTOCOL ^ codec::MARKS, 2], &[]).unwrap();
+        let error = primary.receive::<FromWorker>().await.unwrap_err().to_string();
+        let (ours, theirs) = (codec::feature(codec::MARK), codec::feature(!codec::MARK));
+        let told =
+            format!("built with cluster's feature `{theirs}`, and this one with `{ours}`: build both with the same");
+        assert!(ours != theirs && error.ends_with(&told), "{error}");
     }
 
     #[tokio::test]

@@ -37,33 +37,68 @@ pub(super) struct Bounded<'a, T, const SIZED_BY_PEER: bool = false> {
 struct Left<'a> {
     levels: u8,
     /// Of the whole value.
-    elements: &'a Cell<usize>,
+    budget: &'a Budget,
+}
+
+/// What a whole value may still take, and why it was refused if it was: not every codec's errors carry a text.
+pub(super) struct Budget {
+    elements: Cell<usize>,
+    refusal: Cell<Option<&'static str>>,
+}
+
+impl Budget {
+    #[inline]
+    pub(super) fn new(elements: usize) -> Self {
+        Self { elements: Cell::new(elements), refusal: Cell::new(None) }
+    }
+
+    /// How many elements were taken of those that there were.
+    #[inline]
+    pub(super) fn spent(&self, of: usize) -> usize {
+        of - self.elements.get()
+    }
+
+    /// Why it was refused: the codec's own words, unless it was refused here.
+    #[cold]
+    pub(super) fn explain(&self, codec: String) -> String {
+        self.refusal.get().map_or(codec, str::to_owned)
+    }
+
+    #[cold]
+    fn refuse<E>(&self, why: &'static str, error: impl FnOnce(&'static str) -> E) -> E {
+        self.refusal.set(Some(why));
+        error(why)
+    }
 }
 
 impl<'a, T> Bounded<'a, T> {
-    /// For a whole value that may have so many elements; the cell says in the end how many are left.
-    pub(super) fn new(inner: T, elements: &'a Cell<usize>) -> Self {
-        Self { inner, left: Left { levels: LEVELS, elements } }
+    /// For a whole value.
+    #[inline]
+    pub(super) fn new(inner: T, budget: &'a Budget) -> Self {
+        Self { inner, left: Left { levels: LEVELS, budget } }
     }
 }
 
 impl<'a> Left<'a> {
+    #[inline]
     fn wrap<T>(self, inner: T) -> Bounded<'a, T> {
         Bounded { inner, left: self }
     }
 
-    fn deeper<E>(self, refusal: impl FnOnce(&'static str) -> E) -> Result<Self, E> {
+    #[inline]
+    fn deeper<E>(self, error: impl FnOnce(&'static str) -> E) -> Result<Self, E> {
         match self.levels.checked_sub(1) {
             Some(levels) => Ok(Self { levels, ..self }),
-            None => Err(refusal(TOO_DEEP)),
+            None => Err(self.budget.refuse(TOO_DEEP, error)),
         }
     }
 
     /// The codec knows every length; if one did not, it would be refused.
-    fn take<E>(self, elements: Option<usize>, refusal: impl FnOnce(&'static str) -> E) -> Result<(), E> {
-        match elements.and_then(|elements| self.elements.get().checked_sub(elements)) {
-            Some(left) => self.elements.set(left),
-            None => return Err(refusal(TOO_MANY)),
+    #[inline]
+    fn take<E>(self, elements: Option<usize>, error: impl FnOnce(&'static str) -> E) -> Result<(), E> {
+        match elements.and_then(|elements| self.budget.elements.get().checked_sub(elements)) {
+            Some(left) => self.budget.elements.set(left),
+            None => return Err(self.budget.refuse(TOO_MANY, error)),
         }
         Ok(())
     }
@@ -130,6 +165,7 @@ impl<'de, D: Deserializer<'de>> Deserializer<'de> for Bounded<'_, D> {
         deserialize_map() sized_by_peer true;
     }
 
+    #[inline]
     fn is_human_readable(&self) -> bool {
         self.inner.is_human_readable()
     }
@@ -142,18 +178,22 @@ impl<'de, V: Visitor<'de>, const SIZED_BY_PEER: bool> Visitor<'de> for Bounded<'
         self.inner.expecting(f)
     }
 
+    #[inline]
     fn visit_none<E: de::Error>(self) -> Result<V::Value, E> {
         self.inner.visit_none()
     }
 
+    #[inline]
     fn visit_some<D: Deserializer<'de>>(self, value: D) -> Result<V::Value, D::Error> {
         self.inner.visit_some(self.left.wrap(value))
     }
 
+    #[inline]
     fn visit_newtype_struct<D: Deserializer<'de>>(self, value: D) -> Result<V::Value, D::Error> {
         self.inner.visit_newtype_struct(self.left.wrap(value))
     }
 
+    #[inline]
     fn visit_seq<A: SeqAccess<'de>>(self, access: A) -> Result<V::Value, A::Error> {
         if SIZED_BY_PEER {
             self.left.take(access.size_hint(), de::Error::custom)?;
@@ -161,11 +201,13 @@ impl<'de, V: Visitor<'de>, const SIZED_BY_PEER: bool> Visitor<'de> for Bounded<'
         self.inner.visit_seq(self.left.wrap(access))
     }
 
+    #[inline]
     fn visit_map<A: MapAccess<'de>>(self, access: A) -> Result<V::Value, A::Error> {
         self.left.take(access.size_hint(), de::Error::custom)?;
         self.inner.visit_map(self.left.wrap(access))
     }
 
+    #[inline]
     fn visit_enum<A: EnumAccess<'de>>(self, access: A) -> Result<V::Value, A::Error> {
         self.inner.visit_enum(self.left.wrap(access))
     }
@@ -174,10 +216,12 @@ impl<'de, V: Visitor<'de>, const SIZED_BY_PEER: bool> Visitor<'de> for Bounded<'
 impl<'de, A: SeqAccess<'de>> SeqAccess<'de> for Bounded<'_, A> {
     type Error = A::Error;
 
+    #[inline]
     fn next_element_seed<S: DeserializeSeed<'de>>(&mut self, seed: S) -> Result<Option<S::Value>, A::Error> {
         self.inner.next_element_seed(self.left.wrap(seed))
     }
 
+    #[inline]
     fn size_hint(&self) -> Option<usize> {
         self.inner.size_hint()
     }
@@ -186,14 +230,17 @@ impl<'de, A: SeqAccess<'de>> SeqAccess<'de> for Bounded<'_, A> {
 impl<'de, A: MapAccess<'de>> MapAccess<'de> for Bounded<'_, A> {
     type Error = A::Error;
 
+    #[inline]
     fn next_key_seed<S: DeserializeSeed<'de>>(&mut self, seed: S) -> Result<Option<S::Value>, A::Error> {
         self.inner.next_key_seed(self.left.wrap(seed))
     }
 
+    #[inline]
     fn next_value_seed<S: DeserializeSeed<'de>>(&mut self, seed: S) -> Result<S::Value, A::Error> {
         self.inner.next_value_seed(self.left.wrap(seed))
     }
 
+    #[inline]
     fn size_hint(&self) -> Option<usize> {
         self.inner.size_hint()
     }
@@ -203,6 +250,7 @@ impl<'a, 'de, A: EnumAccess<'de>> EnumAccess<'de> for Bounded<'a, A> {
     type Error = A::Error;
     type Variant = Bounded<'a, A::Variant>;
 
+    #[inline]
     fn variant_seed<S: DeserializeSeed<'de>>(self, seed: S) -> Result<(S::Value, Self::Variant), A::Error> {
         let (value, variant) = self.inner.variant_seed(seed)?;
         Ok((value, self.left.wrap(variant)))
@@ -212,18 +260,22 @@ impl<'a, 'de, A: EnumAccess<'de>> EnumAccess<'de> for Bounded<'a, A> {
 impl<'de, A: VariantAccess<'de>> VariantAccess<'de> for Bounded<'_, A> {
     type Error = A::Error;
 
+    #[inline]
     fn unit_variant(self) -> Result<(), A::Error> {
         self.inner.unit_variant()
     }
 
+    #[inline]
     fn newtype_variant_seed<S: DeserializeSeed<'de>>(self, seed: S) -> Result<S::Value, A::Error> {
         self.inner.newtype_variant_seed(self.left.wrap(seed))
     }
 
+    #[inline]
     fn tuple_variant<V: Visitor<'de>>(self, length: usize, visitor: V) -> Result<V::Value, A::Error> {
         self.inner.tuple_variant(length, self.left.wrap(visitor))
     }
 
+    #[inline]
     fn struct_variant<V: Visitor<'de>>(
         self,
         fields: &'static [&'static str],
@@ -236,6 +288,7 @@ impl<'de, A: VariantAccess<'de>> VariantAccess<'de> for Bounded<'_, A> {
 impl<'de, S: DeserializeSeed<'de>> DeserializeSeed<'de> for Bounded<'_, S> {
     type Value = S::Value;
 
+    #[inline]
     fn deserialize<D: Deserializer<'de>>(self, deserializer: D) -> Result<S::Value, D::Error> {
         self.inner.deserialize(self.left.wrap(deserializer))
     }
@@ -244,6 +297,7 @@ impl<'de, S: DeserializeSeed<'de>> DeserializeSeed<'de> for Bounded<'_, S> {
 // ---- encoding ----
 
 impl<T: Serialize + ?Sized> Serialize for Bounded<'_, &T> {
+    #[inline]
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
         self.inner.serialize(self.left.wrap(serializer))
     }
@@ -328,32 +382,38 @@ impl<'a, S: Serializer> Serializer for Bounded<'a, S> {
 
     // The receiver cannot know yet that these two hold nothing, so they are a level.
 
+    #[inline]
     fn serialize_none(self) -> Result<S::Ok, S::Error> {
         self.left.deeper(ser::Error::custom)?;
         self.inner.serialize_none()
     }
 
+    #[inline]
     fn serialize_unit_variant(self, name: &'static str, index: u32, variant: &'static str) -> Result<S::Ok, S::Error> {
         self.left.deeper(ser::Error::custom)?;
         self.inner.serialize_unit_variant(name, index, variant)
     }
 
+    #[inline]
     fn serialize_seq(self, length: Option<usize>) -> Result<Self::SerializeSeq, S::Error> {
         let left = self.left.deeper(ser::Error::custom)?;
         left.take(length, ser::Error::custom)?;
         Ok(left.wrap(self.inner.serialize_seq(length)?))
     }
 
+    #[inline]
     fn serialize_map(self, length: Option<usize>) -> Result<Self::SerializeMap, S::Error> {
         let left = self.left.deeper(ser::Error::custom)?;
         left.take(length, ser::Error::custom)?;
         Ok(left.wrap(self.inner.serialize_map(length)?))
     }
 
+    #[inline]
     fn collect_str<T: Display + ?Sized>(self, value: &T) -> Result<S::Ok, S::Error> {
         self.inner.collect_str(value)
     }
 
+    #[inline]
     fn is_human_readable(&self) -> bool {
         self.inner.is_human_readable()
     }
@@ -374,6 +434,7 @@ macro_rules! compounds {
                 self.inner.$method($($key,)? &self.left.wrap(value))
             })+
 
+            #[inline]
             fn end(self) -> Result<S::Ok, S::Error> {
                 self.inner.end()
             }

@@ -3,17 +3,18 @@
 //! One future does both, and neither direction waits for the other: two peers that flood each other keep moving.
 
 use std::future::poll_fn;
-use std::io::{self, Read};
+use std::io::{self, IoSlice, Read};
 use std::os::unix::net::UnixStream as StdStream;
 use std::pin::{Pin, pin};
 use std::sync::Arc;
 use std::task::{Context, Poll};
 
+use bytes::{Buf as _, Bytes};
 use tokio::io::{AsyncReadExt, AsyncWrite};
 use tokio::net::UnixStream;
 
 use super::LaneEnd;
-use super::frame::{Deframer, MAX_FRAME, Part, Violation, WINDOW};
+use super::frame::{Deframer, Part, Violation, WINDOW};
 use super::reply::Answer;
 use super::shared::{Core, Order};
 use super::suspend::Carried;
@@ -50,9 +51,9 @@ fn connect(socket: StdStream) -> io::Result<UnixStream> {
 }
 
 async fn run(core: &Core, stream: UnixStream, carried: Carried) -> LaneEnd {
-    let mut arriving = Arriving { core, frames: Deframer::new(), unreturned: carried.unreturned };
+    let mut arriving = Arriving { core, frames: Deframer::new(core.limit), unreturned: carried.unreturned };
     arriving.frames.extend(&carried.begun);
-    let mut driver = Driver { core, stream, arriving, writing: Vec::new(), written: 0 };
+    let mut driver = Driver { core, stream, arriving, writing: Writing::default() };
     match poll_fn(|cx| driver.poll(cx)).await {
         Order::Finish(end) => driver.finish().map_or_else(LaneEnd::Violation, |()| end),
         Order::Stop(end) => end,
@@ -65,9 +66,47 @@ struct Driver<'a> {
     core: &'a Core,
     stream: UnixStream,
     arriving: Arriving<'a>,
-    /// Output on its way to the kernel, and how much of it is there already.
-    writing: Vec<u8>,
+    writing: Writing,
+}
+
+/// Output on its way to the kernel.
+#[derive(Default)]
+pub(super) struct Writing {
+    /// Whole frames, and how much of them is there already.
+    pub(super) queue: Vec<u8>,
     written: usize,
+    /// What is left of a piece of a large frame, which follows.
+    pub(super) piece: Bytes,
+}
+
+impl Writing {
+    pub(super) fn is_empty(&self) -> bool {
+        self.left() == 0
+    }
+
+    fn left(&self) -> usize {
+        self.queue.len() - self.written + self.piece.len()
+    }
+
+    /// So many bytes are with the kernel.
+    fn advance(&mut self, bytes: usize) {
+        let of_queue = bytes.min(self.queue.len() - self.written);
+        self.written += of_queue;
+        self.piece.advance(bytes - of_queue);
+        if self.is_empty() {
+            self.written = 0;
+            self.queue.clear();
+            if self.queue.capacity() > 2 * WINDOW {
+                self.queue = Vec::new();
+            }
+        }
+    }
+
+    fn into_rest(mut self) -> Vec<u8> {
+        let mut rest = self.queue.split_off(self.written);
+        rest.extend_from_slice(&self.piece);
+        rest
+    }
 }
 
 impl Driver<'_> {
@@ -99,22 +138,18 @@ impl Driver<'_> {
         if self.writing.is_empty() {
             return Ok(Written::Nothing);
         }
-        while self.written < self.writing.len() {
-            match Pin::new(&mut self.stream).poll_write(cx, &self.writing[self.written..]) {
+        while !self.writing.is_empty() {
+            let parts = [IoSlice::new(&self.writing.queue[self.writing.written..]), IoSlice::new(&self.writing.piece)];
+            match Pin::new(&mut self.stream).poll_write_vectored(cx, &parts) {
                 Poll::Ready(Ok(0)) => return Err(io::ErrorKind::WriteZero.into()),
                 Poll::Ready(Ok(bytes)) => {
-                    self.written += bytes;
-                    self.core.wrote(bytes, self.writing.len() - self.written);
+                    self.writing.advance(bytes);
+                    self.core.wrote(bytes, self.writing.left());
                 }
                 Poll::Ready(Err(error)) if error.kind() == io::ErrorKind::Interrupted => {}
                 Poll::Ready(Err(error)) => return Err(error),
                 Poll::Pending => return Ok(Written::Blocked),
             }
-        }
-        self.written = 0;
-        self.writing.clear();
-        if self.writing.capacity() > 2 * WINDOW {
-            self.writing = Vec::new();
         }
         Ok(Written::Some)
     }
@@ -129,13 +164,12 @@ impl Driver<'_> {
     }
 
     /// Gives the socket back, and what is with neither the kernel nor the user.
-    fn suspend(mut self) -> LaneEnd {
+    fn suspend(self) -> LaneEnd {
         match self.stream.into_std() {
             Ok(socket) => {
                 let carried =
                     Carried { begun: self.arriving.frames.into_begun(), unreturned: self.arriving.unreturned };
-                let unwritten = self.writing.split_off(self.written);
-                self.core.suspend(carried, unwritten, socket);
+                self.core.suspend(carried, self.writing.into_rest(), socket);
                 LaneEnd::Suspended
             }
             Err(error) => LaneEnd::Violation(format!("the lane's socket cannot be kept: {error}")),
@@ -146,12 +180,12 @@ impl Driver<'_> {
     /// that this side leaves.
     fn finish(mut self) -> Result<(), Violation> {
         // A third party may hold the other end and go on writing; no socket buffer is as large as this.
-        const MOST: usize = WINDOW + 2 * MAX_FRAME;
+        let most = WINDOW + 2 * self.core.limit;
         // Not through tokio: its reads go by what it last heard of the socket, which may be less than what is there.
         let Ok(mut socket) = self.stream.into_std() else { return Ok(()) };
         let mut chunk = vec![0; 64 << 10];
         let mut total = 0;
-        while total < MOST {
+        while total < most {
             match socket.read(&mut chunk) {
                 Ok(0) => break,
                 Ok(bytes) => {
@@ -182,7 +216,7 @@ impl Arriving<'_> {
         let outcome = loop {
             match self.frames.next() {
                 Ok(Some(part)) => {
-                    messages |= matches!(part, Part::Messages { .. });
+                    messages |= matches!(part, Part::Messages(_) | Part::LargeMessage(_));
                     if let Err(violation) = self.accept(part) {
                         break Err(violation);
                     }
@@ -199,16 +233,25 @@ impl Arriving<'_> {
 
     fn accept(&mut self, part: Part) -> Result<(), Violation> {
         match part {
-            Part::Messages { run, cost } => {
-                self.unreturned += cost;
-                if self.unreturned > WINDOW {
-                    return Err(format!("messages for {} bytes; the window is {WINDOW}", self.unreturned));
-                }
+            Part::Messages(run) => {
+                self.spend(run.len())?;
                 self.core.deliver(run);
+            }
+            Part::LargeMessage(message) => {
+                self.spend(message.cost())?;
+                self.core.deliver_large(message);
             }
             Part::Reply { tag, payload } => self.core.resolve(tag, Answer::Value(payload)),
             Part::Unanswered { tag } => self.core.resolve(tag, Answer::Unanswered),
             Part::Credit(bytes) => self.core.regain(bytes)?,
+        }
+        Ok(())
+    }
+
+    fn spend(&mut self, cost: usize) -> Result<(), Violation> {
+        self.unreturned += cost;
+        if self.unreturned > WINDOW {
+            return Err(format!("messages for {} bytes; the window is {WINDOW}", self.unreturned));
         }
         Ok(())
     }

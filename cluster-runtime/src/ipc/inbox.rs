@@ -2,9 +2,9 @@
 
 use std::collections::VecDeque;
 
-use bytes::{Bytes, BytesMut};
+use bytes::{Buf, Bytes, BytesMut};
 
-use super::frame;
+use super::frame::{self, Deframer, LargeMessage, Part, Violation};
 
 #[derive(Default)]
 pub(super) struct Inbox {
@@ -14,16 +14,35 @@ pub(super) struct Inbox {
     pub(super) ended: bool,
 }
 
-/// Runs of message frames, in order. Large runs stay in the block that they were read into; small ones are gathered in
-/// `tail`, or a trickle of messages would keep a whole block alive for each.
+/// Messages in order. Large runs stay in the block that they were read into; small ones are gathered in `tail`, or a trickle of
+/// messages would keep a whole block alive for each.
 #[derive(Default)]
 pub(super) struct MessageQueue {
-    runs: VecDeque<Bytes>,
+    /// The run whose messages are being taken.
+    current: Bytes,
+    waiting: VecDeque<Waiting>,
     tail: BytesMut,
+}
+
+enum Waiting {
+    /// Whole message frames.
+    Run(Bytes),
+    Large(LargeMessage),
 }
 
 /// From this size on a run stays in its block.
 const LARGE_RUN: usize = 64 << 10;
+
+/// A message of this size is copied out of its run, which is quicker than to share the run.
+pub(super) const SMALL: usize = 128;
+
+/// The payload of a message that was taken.
+pub(super) enum Payload {
+    /// So many bytes, in the buffer of whoever took it.
+    Small(usize),
+    Shared(Bytes),
+    Large(LargeMessage),
+}
 
 impl MessageQueue {
     pub(super) fn push(&mut self, run: Bytes) {
@@ -31,53 +50,115 @@ impl MessageQueue {
             self.tail.extend_from_slice(&run);
         } else {
             self.seal_tail();
-            self.runs.push_back(run);
+            self.waiting.push_back(Waiting::Run(run));
         }
+    }
+
+    pub(super) fn push_large(&mut self, message: LargeMessage) {
+        self.seal_tail();
+        self.waiting.push_back(Waiting::Large(message));
     }
 
     /// The payload of the next message, and what the message had cost.
-    pub(super) fn take(&mut self) -> Option<(Bytes, usize)> {
-        if self.runs.is_empty() {
-            self.seal_tail();
+    #[inline]
+    pub(super) fn take(&mut self, small: &mut [u8; SMALL]) -> Option<(Payload, usize)> {
+        loop {
+            if let Some((payload, size)) = frame::first_message(&self.current) {
+                let length = payload.len();
+                let start = size - length;
+                let taken = match (self.current[start..].first_chunk(), small.get_mut(..length)) {
+                    // A copy of all of it is quicker than one of so many bytes.
+                    (Some(chunk), Some(_)) => {
+                        *small = *chunk;
+                        Payload::Small(length)
+                    }
+                    (None, Some(place)) => {
+                        place.copy_from_slice(payload);
+                        Payload::Small(length)
+                    }
+                    (_, None) => Payload::Shared(self.current.slice(start..size)),
+                };
+                self.current.advance(size);
+                if self.current.is_empty() {
+                    // It would keep its block alive.
+                    self.current = Bytes::new();
+                }
+                return Some((taken, size));
+            }
+            match self.next_waiting()? {
+                Waiting::Run(run) => self.current = run,
+                Waiting::Large(message) => {
+                    let cost = message.cost();
+                    return Some((Payload::Large(message), cost));
+                }
+            }
         }
-        let run = self.runs.front_mut()?;
-        let message = frame::take_message(run);
-        if run.is_empty() {
-            self.runs.pop_front();
-        }
-        message
     }
 
-    /// All that is left, as one run.
-    pub(super) fn into_run(mut self) -> Bytes {
-        if self.runs.is_empty() {
-            return self.tail.freeze();
+    /// Messages as they came; says what they have cost.
+    pub(super) fn take_in(&mut self, stream: &[u8], limit: usize) -> Result<usize, Violation> {
+        let mut frames = Deframer::new(limit);
+        frames.extend(stream);
+        let mut cost = 0;
+        while let Some(part) = frames.next()? {
+            match part {
+                Part::Messages(run) => {
+                    cost += run.len();
+                    self.push(run);
+                }
+                Part::LargeMessage(message) => {
+                    cost += message.cost();
+                    self.push_large(message);
+                }
+                Part::Reply { .. } | Part::Unanswered { .. } | Part::Credit(_) => {
+                    return Err("not a stream of messages".to_owned());
+                }
+            }
         }
-        self.seal_tail();
-        match self.runs.pop_front() {
-            Some(only) if self.runs.is_empty() => only,
-            first => first.into_iter().chain(self.runs).flatten().collect::<BytesMut>().freeze(),
+        if frames.into_begun().is_empty() { Ok(cost) } else { Err("a message that is not whole".to_owned()) }
+    }
+
+    /// All that is left, as it came.
+    pub(super) fn into_stream(mut self) -> Bytes {
+        let mut stream = BytesMut::from(&self.current[..]);
+        while let Some(waiting) = self.next_waiting() {
+            match waiting {
+                Waiting::Run(run) => stream.extend_from_slice(&run),
+                Waiting::Large(message) => message.to_pieces(&mut stream),
+            }
         }
+        stream.freeze()
     }
 
     #[cfg(test)]
     pub(super) fn is_empty(&self) -> bool {
-        self.runs.is_empty() && self.tail.is_empty()
+        self.current.is_empty() && self.waiting.is_empty() && self.tail.is_empty()
     }
 
     #[cfg(test)]
     pub(super) fn bytes(&self) -> usize {
-        self.runs.iter().map(Bytes::len).sum::<usize>() + self.tail.len()
+        let waiting = self.waiting.iter().map(|waiting| match waiting {
+            Waiting::Run(run) => run.len(),
+            Waiting::Large(message) => message.payload().len(),
+        });
+        self.current.len() + waiting.sum::<usize>() + self.tail.len()
     }
 
     #[cfg(test)]
     pub(super) fn blocks(&self) -> usize {
-        self.runs.len() + usize::from(!self.tail.is_empty())
+        usize::from(!self.current.is_empty()) + self.waiting.len() + usize::from(!self.tail.is_empty())
+    }
+
+    fn next_waiting(&mut self) -> Option<Waiting> {
+        if self.waiting.is_empty() {
+            self.seal_tail();
+        }
+        self.waiting.pop_front()
     }
 
     fn seal_tail(&mut self) {
         if !self.tail.is_empty() {
-            self.runs.push_back(self.tail.split().freeze());
+            self.waiting.push_back(Waiting::Run(self.tail.split().freeze()));
         }
     }
 }

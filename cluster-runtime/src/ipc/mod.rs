@@ -50,7 +50,8 @@ pub use self::message::{Fingerprint, Message, NoMessages};
 pub use self::reply::{ForwardedReply, Replies, Reply, ReplyTag};
 pub(crate) use self::suspend::Suspended;
 
-use self::frame::FrameBuf;
+use self::frame::{Frame, FrameBuf, Large, Spare};
+use self::inbox::{Payload, SMALL};
 use self::shared::{Core, NotQueued, Taken};
 
 /// One side of the messages lane between two processes: sends `Out`, receives `In`.
@@ -89,15 +90,36 @@ pub(crate) enum Received<In> {
 
 /// A message that is encoded already, for sending to many lanes; clones share the bytes.
 #[derive(Clone, Debug)]
-pub(crate) struct Encoded(Bytes);
+pub(crate) enum Encoded {
+    Whole(Bytes),
+    Large(Large),
+}
+
+impl Encoded {
+    fn of(frame: Frame<'_>) -> Self {
+        match frame {
+            Frame::Small(buffer, size) => Self::Whole(Bytes::copy_from_slice(&buffer[..size])),
+            Frame::Whole(frame) => Self::Whole(Bytes::copy_from_slice(frame)),
+            Frame::Large(large) => Self::Large(large),
+        }
+    }
+
+    fn frame(&self) -> Frame<'_> {
+        match self {
+            Self::Whole(frame) => Frame::Whole(frame),
+            Self::Large(large) => Frame::Large(large.clone()),
+        }
+    }
+}
 
 impl<Out: Message, In: Message> Lane<Out, In> {
-    /// A lane that is not attached to a socket yet.
+    /// A lane that is not attached to a socket yet, for messages and answers of at most `limit` bytes when encoded, and no less
+    /// than [`PIECE`](frame::PIECE).
     ///
     /// `arrivals` is told by `notify_waiters` whenever something new can be received, or never can be again. Many lanes
     /// may share one: make the `notified()` future, look at every lane, then wait for the future.
-    pub(crate) fn new(arrivals: Arc<Notify>) -> Self {
-        Self { replies: Replies::new(Arc::new(Core::new(arrivals))), types: PhantomData }
+    pub(crate) fn new(limit: usize, arrivals: Arc<Notify>) -> Self {
+        Self { replies: Replies::new(Arc::new(Core::new(limit, arrivals))), types: PhantomData }
     }
 
     /// Attaches the lane to its socket. The future moves the bytes until the lane has ended and says why; it is to be
@@ -112,35 +134,39 @@ impl<Out: Message, In: Message> Lane<Out, In> {
     /// Success means queued, not received: the other process may be gone before it takes the message.
     ///
     /// Cancel safety: if the future is dropped while it waits, the message was not sent.
+    #[inline]
     pub(crate) async fn send(&self, message: Out) -> Result<(), SendError> {
-        coop::consume_budget().await;
-        match self.offer(message, |frame| Encoded(Bytes::copy_from_slice(frame)))? {
-            Offer::Queued => Ok(()),
-            Offer::NoRoom(encoded) => self.send_encoded(&encoded).await,
+        if self.core().is_step() {
+            coop::consume_budget().await;
+        }
+        let Err(refusal) = self.offer(message, Encoded::of) else { return Ok(()) };
+        match *refusal {
+            Refusal::NoRoom(encoded) => self.send_encoded(&encoded).await,
+            Refusal::Failed(error) => Err(error),
         }
     }
 
     /// Queues a message if there is room for it now.
     pub(crate) fn try_send(&self, message: Out) -> Result<(), TrySendError> {
-        match self.offer(message, |_| ())? {
-            Offer::Queued => Ok(()),
-            Offer::NoRoom(()) => Err(TrySendError::Full),
-        }
+        self.offer(message, |_| ()).map_err(|refusal| match *refusal {
+            Refusal::NoRoom(()) => TrySendError::Full,
+            Refusal::Failed(error) => error.into(),
+        })
     }
 
-    /// Encodes a message once, for [`send_encoded`](Self::send_encoded) on many lanes.
-    pub(crate) fn encode_once(message: Out) -> Result<Encoded, SendError> {
-        encode(message, None, |frame| Encoded(Bytes::copy_from_slice(frame)))
+    /// Encodes a message once, for [`send_encoded`](Self::send_encoded) on many lanes with this limit.
+    pub(crate) fn encode_once(message: Out, limit: usize) -> Result<Encoded, SendError> {
+        encode(message, limit, None, |frame| Ok(Encoded::of(frame)))
     }
 
     /// [`send`](Self::send) for a message that is encoded already.
     pub(crate) async fn send_encoded(&self, message: &Encoded) -> Result<(), SendError> {
-        self.core().queue_when_room(&message.0).await.map_err(|_gone| SendError::Gone)
+        self.core().queue_when_room(&message.frame()).await.map_err(|_gone| SendError::Gone)
     }
 
     /// [`try_send`](Self::try_send) for a message that is encoded already.
     pub(crate) fn try_send_encoded(&self, message: &Encoded) -> Result<(), TrySendError> {
-        self.core().queue_if_room(&message.0).map_err(|refusal| match refusal {
+        self.core().queue_if_room(&message.frame()).map_err(|refusal| match refusal {
             NotQueued::NoRoom => TrySendError::Full,
             NotQueued::Gone => TrySendError::Failed(SendError::Gone),
         })
@@ -169,7 +195,9 @@ impl<Out: Message, In: Message> Lane<Out, In> {
     ///
     /// Cancel safety: a dropped future has taken nothing.
     pub(crate) async fn recv(&self) -> Option<In> {
-        coop::consume_budget().await;
+        if self.core().is_step() {
+            coop::consume_budget().await;
+        }
         match self.try_recv() {
             Received::Message(message) => return Some(message),
             Received::Ended => return None,
@@ -186,19 +214,16 @@ impl<Out: Message, In: Message> Lane<Out, In> {
     }
 
     /// The next message if one is here.
+    #[inline(always)]
     pub(crate) fn try_recv(&self) -> Received<In> {
-        let payload = match self.core().take() {
-            Taken::Message(payload) => payload,
-            Taken::Empty => return Received::Empty,
-            Taken::Ended => return Received::Ended,
-        };
+        let mut small = [0; SMALL];
         // User code runs from here on; no lock is held.
-        match codec::decode::<In::Wire>(&payload) {
-            Ok(wire) => Received::Message(In::from_wire(wire, &self.replies)),
-            Err(malformed) => {
-                self.core().distrust(format!("a message of type {} cannot be decoded: {malformed}", In::NAME));
-                Received::Ended
-            }
+        match self.core().take(&mut small) {
+            Taken::Message(Payload::Small(size)) => self.decode(&small[..size]),
+            Taken::Message(Payload::Shared(payload)) => self.decode(&payload),
+            Taken::Message(Payload::Large(message)) => self.decode(message.payload()),
+            Taken::Empty => Received::Empty,
+            Taken::Ended => Received::Ended,
         }
     }
 
@@ -264,14 +289,26 @@ impl<Out: Message, In: Message> Lane<Out, In> {
         self.core().is_drained()
     }
 
+    #[inline(always)]
+    fn decode(&self, payload: &[u8]) -> Received<In> {
+        match codec::decode::<In::Wire>(payload) {
+            Ok(wire) => Received::Message(In::from_wire(wire, &self.replies)),
+            Err(malformed) => {
+                self.core().distrust(format!("a message of type {} cannot be decoded: {malformed}", In::NAME));
+                Received::Ended
+            }
+        }
+    }
+
     /// Encodes and queues; without room, what `keep` makes of the frame.
-    fn offer<K>(&self, message: Out, keep: impl FnOnce(&[u8]) -> K) -> Result<Offer<K>, SendError> {
+    #[inline]
+    fn offer<K>(&self, message: Out, keep: impl FnOnce(Frame<'_>) -> K) -> Result<(), Box<Refusal<K>>> {
         let core = self.core();
-        encode(message, Some(core), |frame| match core.queue_if_room(frame) {
-            Ok(()) => Ok(Offer::Queued),
-            Err(NotQueued::NoRoom) => Ok(Offer::NoRoom(keep(frame))),
-            Err(NotQueued::Gone) => Err(SendError::Gone),
-        })?
+        encode(message, core.limit, Some(core.spare()), |frame| match core.queue_if_room(&frame) {
+            Ok(()) => Ok(()),
+            Err(NotQueued::NoRoom) => Err(Box::new(Refusal::NoRoom(keep(frame)))),
+            Err(NotQueued::Gone) => Err(SendError::Gone.into()),
+        })
     }
 
     fn core(&self) -> &Arc<Core> {
@@ -294,21 +331,35 @@ impl<Out, In> fmt::Debug for Lane<Out, In> {
     }
 }
 
-enum Offer<K> {
-    Queued,
+/// Why a message was not queued. Boxed where it is returned: that it was queued, which is the rule, is then known from a register.
+enum Refusal<K> {
     NoRoom(K),
+    Failed(SendError),
+}
+
+impl<K> From<SendError> for Box<Refusal<K>> {
+    #[cold]
+    fn from(error: SendError) -> Self {
+        Self::new(Refusal::Failed(error))
+    }
 }
 
 /// Encodes a message into a frame of its own and gives that to `done`.
 ///
 /// Not into the output buffer: encoding runs the user's `Serialize`, which may panic, take long, or send on this very
 /// lane, and so must not run under the lock of that buffer. The copy is a few bytes for small messages.
-fn encode<M: Message, R>(message: M, core: Option<&Core>, done: impl FnOnce(&[u8]) -> R) -> Result<R, SendError> {
+#[inline(always)]
+fn encode<M: Message, R, E: From<SendError>>(
+    message: M,
+    limit: usize,
+    spare: Option<&Spare>,
+    done: impl FnOnce(Frame<'_>) -> Result<R, E>,
+) -> Result<R, E> {
     let wire = message.into_wire().map_err(|ForwardedReply| SendError::ForwardedReply)?;
-    let mut frame = FrameBuf::message(core.map(Core::spare));
+    let mut frame = FrameBuf::message(limit, spare);
     codec::encode(&wire, |bytes| frame.put(bytes)).map_err(SendError::Encode)?;
     match frame.finish() {
-        Ok(frame) => Ok(done(frame)),
-        Err(frame::TooLarge { size, limit }) => Err(SendError::TooLarge { size, limit }),
+        Ok(frame) => done(frame),
+        Err(frame::TooLarge { size, limit }) => Err(SendError::TooLarge { size, limit }.into()),
     }
 }

@@ -17,7 +17,7 @@ use tokio::sync::oneshot;
 
 use super::codec;
 use super::error::CallError;
-use super::frame::{self, FrameBuf};
+use super::frame::FrameBuf;
 use super::shared::{Core, Unread};
 
 /// The handle with which a request is answered. A field of this type makes a variant of a message a request.
@@ -149,12 +149,6 @@ enum Asker {
 }
 
 impl Asker {
-    fn core(&self) -> &Core {
-        match self {
-            Self::Peer(core, _) | Self::Here(core, _) => core,
-        }
-    }
-
     fn tag(&self) -> ReplyTag {
         match self {
             Self::Peer(_, tag) | Self::Here(_, tag) => *tag,
@@ -162,15 +156,18 @@ impl Asker {
     }
 
     fn answer<T: Serialize>(&self, value: &T) -> Result<(), String> {
-        let mut frame = FrameBuf::reply(self.tag().0, Some(self.core().spare()));
-        codec::encode(value, |bytes| frame.put(bytes))?;
-        let frame = frame.finish().map_err(|too_large| too_large.to_string())?;
         match self {
-            Self::Peer(core, tag) => core
-                .queue_answer(tag.0, frame)
-                .map_err(|Unread(bytes)| format!("the asking process leaves {bytes} bytes of answers unread")),
+            Self::Peer(core, tag) => {
+                let mut frame = FrameBuf::reply(tag.0, core.limit, Some(core.spare()));
+                codec::encode(value, |bytes| frame.put(bytes))?;
+                let frame = frame.finish().map_err(|too_large| too_large.to_string())?;
+                let queued = core.queue_answer(tag.0, &frame);
+                queued.map_err(|Unread(bytes)| format!("the asking process leaves {bytes} bytes of answers unread"))
+            }
             Self::Here(core, tag) => {
-                core.resolve(tag.0, Answer::Value(Bytes::copy_from_slice(frame::reply_payload(frame))));
+                let mut payload = Vec::new();
+                codec::encode(value, |bytes| payload.extend_from_slice(bytes))?;
+                core.resolve(tag.0, Answer::Value(payload.into()));
                 Ok(())
             }
         }

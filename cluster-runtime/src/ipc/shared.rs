@@ -3,16 +3,17 @@
 //! Three locks, never two at a time, and never held while user code runs or a task is woken.
 
 use std::mem;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU8, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::Waker;
 
 use bytes::Bytes;
-use tokio::sync::{Notify, Semaphore, TryAcquireError, oneshot};
+use tokio::sync::{Notify, Semaphore, oneshot};
 
 use super::LaneEnd;
-use super::frame::{self, Spare, Violation, WINDOW};
-use super::inbox::Inbox;
+use super::driver::Writing;
+use super::frame::{self, Frame, LargeMessage, Spare, Violation, WINDOW};
+use super::inbox::{Inbox, Payload, SMALL};
 use super::outbox::{DriverState, Outbox, Stage};
 use super::reply::{Answer, Questions};
 use super::suspend::Carried;
@@ -23,12 +24,19 @@ const CREDIT_LOT: usize = WINDOW / 4;
 /// With more bytes of answers unread, a further one is refused.
 const MOST_UNREAD: usize = 4 * WINDOW;
 
+/// How many sends or receives count as one of the steps after which tokio lets other tasks have their turn. They are much quicker
+/// than what those steps are made for, and a turn cut short means small writes.
+const PER_STEP: u8 = 16;
+
 pub(super) struct Core {
-    /// What is left of the window for messages. Closed when nothing can be sent any more.
-    pub(super) room: Semaphore,
+    /// The most bytes of payload in a message or an answer.
+    pub(super) limit: usize,
     pub(super) outbox: Mutex<Outbox>,
     pub(super) inbox: Mutex<Inbox>,
     questions: Mutex<Questions>,
+    /// The turns of those that wait for room: what comes back of the window while somebody waits. Closed when nothing can be sent
+    /// any more.
+    turns: Semaphore,
     /// The peer leaves more than a window of answers unread: its messages wait. Written under the lock of the outbox.
     pub(super) congested: AtomicBool,
     arrivals: Arc<Notify>,
@@ -36,6 +44,7 @@ pub(super) struct Core {
     /// The driver has stopped, or the lane has ended.
     pub(super) stopped: Notify,
     spare: Spare,
+    steps: AtomicU8,
 }
 
 /// Why a message was not queued.
@@ -49,8 +58,7 @@ pub(super) struct Unread(pub(super) usize);
 
 /// What is next in the inbox.
 pub(super) enum Taken {
-    /// The payload of a message.
-    Message(Bytes),
+    Message(Payload),
     Empty,
     Ended,
 }
@@ -68,9 +76,10 @@ pub(super) enum Order {
 }
 
 impl Core {
-    pub(super) fn new(arrivals: Arc<Notify>) -> Self {
+    pub(super) fn new(limit: usize, arrivals: Arc<Notify>) -> Self {
         Self {
-            room: Semaphore::new(WINDOW),
+            limit,
+            turns: Semaphore::new(0),
             outbox: Mutex::default(),
             inbox: Mutex::default(),
             questions: Mutex::default(),
@@ -79,6 +88,7 @@ impl Core {
             written: Notify::new(),
             stopped: Notify::new(),
             spare: Mutex::default(),
+            steps: AtomicU8::new(0),
         }
     }
 
@@ -89,38 +99,59 @@ impl Core {
     pub(super) fn arrivals(&self) -> &Notify {
         &self.arrivals
     }
+
+    /// Whether another send or receive makes up one of tokio's steps. A count that several threads get wrong does no harm.
+    #[inline]
+    pub(super) fn is_step(&self) -> bool {
+        let steps = self.steps.load(Ordering::Relaxed).wrapping_add(1);
+        self.steps.store(steps, Ordering::Relaxed);
+        steps.is_multiple_of(PER_STEP)
+    }
 }
 
 /// Sending.
 impl Core {
-    pub(super) fn queue_if_room(&self, frame: &[u8]) -> Result<(), NotQueued> {
-        let cost = frame::cost(frame.len());
-        match self.room.try_acquire_many(cost as u32) {
-            // What is spent comes back by credit, not by dropping the permit.
-            Ok(permit) => permit.forget(),
-            Err(TryAcquireError::NoPermits) => return Err(NotQueued::NoRoom),
-            Err(TryAcquireError::Closed) => return Err(NotQueued::Gone),
-        }
-        self.queue_message(frame, cost)
-    }
-
-    pub(super) async fn queue_when_room(&self, frame: &[u8]) -> Result<(), NotQueued> {
-        let cost = frame::cost(frame.len());
-        self.room.acquire_many(cost as u32).await.map_err(|_closed| NotQueued::Gone)?.forget();
-        self.queue_message(frame, cost)
-    }
-
-    fn queue_message(&self, frame: &[u8], cost: usize) -> Result<(), NotQueued> {
+    #[inline]
+    pub(super) fn queue_if_room(&self, frame: &Frame<'_>) -> Result<(), NotQueued> {
         let mut outbox = lock(&self.outbox);
         if outbox.stage != Stage::Open {
             return Err(NotQueued::Gone);
         }
-        outbox.spent += cost;
-        outbox.push(frame);
+        outbox.room = outbox.room.checked_sub(frame.cost()).ok_or(NotQueued::NoRoom)?;
+        self.queue_message(outbox, frame);
+        Ok(())
+    }
+
+    /// Cancel safety: if the future is dropped, the message was not queued.
+    pub(super) async fn queue_when_room(&self, frame: &Frame<'_>) -> Result<(), NotQueued> {
+        match self.queue_if_room(frame) {
+            Err(NotQueued::NoRoom) => {}
+            done => return done,
+        }
+        let _waiting = Waiting::begin(self);
+        // What is spent comes back by credit, not by dropping the permit.
+        self.turns.acquire_many(frame.cost() as u32).await.map_err(|_closed| NotQueued::Gone)?.forget();
+        let outbox = lock(&self.outbox);
+        if outbox.stage != Stage::Open {
+            return Err(NotQueued::Gone);
+        }
+        self.queue_message(outbox, frame);
+        Ok(())
+    }
+
+    #[inline]
+    fn queue_message(&self, mut outbox: MutexGuard<'_, Outbox>, frame: &Frame<'_>) {
+        outbox.push_message(frame);
         let waker = outbox.driver.wake_for_output();
         drop(outbox);
         wake(waker);
-        Ok(())
+    }
+
+    /// If nobody waits any more, what is left of the turns is for whoever comes.
+    fn settle(&self, outbox: &mut Outbox) {
+        if outbox.waiting == 0 {
+            outbox.room += self.turns.forget_permits(WINDOW);
+        }
     }
 
     /// The user has a request now, and whatever becomes of this process, the peer is to hear of it.
@@ -132,7 +163,7 @@ impl Core {
     }
 
     /// Queues a reply. Needs no room in the window: answers get through even if nobody takes messages.
-    pub(super) fn queue_answer(&self, tag: u64, frame: &[u8]) -> Result<(), Unread> {
+    pub(super) fn queue_answer(&self, tag: u64, frame: &Frame<'_>) -> Result<(), Unread> {
         let outbox = lock(&self.outbox);
         match outbox.unread_answers() {
             unread if unread > MOST_UNREAD => Err(Unread(unread)),
@@ -145,16 +176,15 @@ impl Core {
 
     /// Queues the word that no reply comes. There is always a place for it.
     pub(super) fn queue_unanswered(&self, tag: u64) {
-        self.push_answer(lock(&self.outbox), tag, &frame::unanswered(tag));
+        self.push_answer(lock(&self.outbox), tag, &Frame::Whole(&frame::unanswered(tag)));
     }
 
-    fn push_answer(&self, mut outbox: MutexGuard<'_, Outbox>, tag: u64, frame: &[u8]) {
+    fn push_answer(&self, mut outbox: MutexGuard<'_, Outbox>, tag: u64, frame: &Frame<'_>) {
         if let Stage::Ended(_) = outbox.stage {
             return;
         }
         outbox.unanswered.remove(&tag);
-        outbox.answers += frame.len();
-        outbox.push(frame);
+        outbox.push_answer(frame);
         if outbox.is_congested() {
             self.congested.store(true, Ordering::Release);
         }
@@ -167,12 +197,17 @@ impl Core {
         self.leave_open_stage(Stage::Closing);
     }
 
+    /// Nobody gets room any more, and who waits for it hears so.
+    pub(super) fn close_turns(&self) {
+        self.turns.close();
+    }
+
     pub(super) fn peer_exited(&self) {
         self.leave_open_stage(Stage::PeerExited);
     }
 
     fn leave_open_stage(&self, stage: Stage) {
-        self.room.close();
+        self.close_turns();
         let mut outbox = lock(&self.outbox);
         if let (DriverState::Absent, Stage::PeerExited) = (&outbox.driver, &stage) {
             drop(outbox);
@@ -211,12 +246,14 @@ impl Core {
 
 /// Receiving.
 impl Core {
-    pub(super) fn take(&self) -> Taken {
+    /// A small message is put into the buffer.
+    #[inline]
+    pub(super) fn take(&self, small: &mut [u8; SMALL]) -> Taken {
         let mut inbox = lock(&self.inbox);
         if self.congested.load(Ordering::Acquire) && !inbox.ended {
             return Taken::Empty;
         }
-        let Some((payload, cost)) = inbox.queue.take() else {
+        let Some((payload, cost)) = inbox.queue.take(small) else {
             return if inbox.ended { Taken::Ended } else { Taken::Empty };
         };
         inbox.taken += cost;
@@ -288,11 +325,11 @@ impl Core {
         mem::take(&mut outbox.carried)
     }
 
-    /// Says what is to be done. An empty `writing` is filled with the output that is queued; `unreturned` goes down by
-    /// the credit that is granted in it.
+    /// Says what is to be done. Where nothing is being written, that is filled with the output that is queued; `unreturned` goes
+    /// down by the credit that is granted in it.
     ///
     /// Credit is granted only here, behind output that the kernel has accepted: a peer that does not read gets none.
-    pub(super) fn next_order(&self, writing: &mut Vec<u8>, unreturned: &mut usize) -> Order {
+    pub(super) fn next_order(&self, writing: &mut Writing, unreturned: &mut usize) -> Order {
         let _parked; // dropped after the lock is released
         let mut outbox = lock(&self.outbox);
         _parked = mem::replace(&mut outbox.driver, DriverState::Busy);
@@ -306,13 +343,8 @@ impl Core {
             return Order::Suspend;
         }
         if writing.is_empty() {
-            let owed = mem::take(&mut outbox.owed);
-            if owed > 0 {
-                *unreturned -= owed;
-                outbox.push(&frame::credit(owed as u32));
-            }
-            mem::swap(writing, &mut outbox.queue);
-            outbox.answers_in_writing = mem::take(&mut outbox.answers);
+            *unreturned -= outbox.push_credit();
+            writing.piece = outbox.fetch(&mut writing.queue);
         }
         if writing.is_empty() && outbox.stage == Stage::Closing {
             return Order::Finish(LaneEnd::Closed);
@@ -323,8 +355,7 @@ impl Core {
     /// The kernel has accepted this many bytes; so many are left in the driver's buffer.
     pub(super) fn wrote(&self, bytes: usize, left: usize) {
         let mut outbox = lock(&self.outbox);
-        outbox.total_written += bytes as u64;
-        outbox.answers_in_writing = outbox.answers_in_writing.min(left);
+        outbox.wrote(bytes, left);
         let relieved = !outbox.is_congested() && self.congested.swap(false, Ordering::AcqRel);
         drop(outbox);
         self.written.notify_waiters();
@@ -343,7 +374,7 @@ impl Core {
             Stage::Closing => !blocked,
             Stage::PeerExited | Stage::Ended(_) => true,
         };
-        let output = !blocked && (!outbox.queue.is_empty() || outbox.owed > 0);
+        let output = !blocked && outbox.has_output();
         if order || output {
             return false;
         }
@@ -360,6 +391,13 @@ impl Core {
         }
     }
 
+    pub(super) fn deliver_large(&self, message: LargeMessage) {
+        let mut inbox = lock(&self.inbox);
+        if !inbox.ended {
+            inbox.queue.push_large(message);
+        }
+    }
+
     pub(super) fn announce(&self) {
         self.arrivals.notify_waiters();
     }
@@ -372,8 +410,14 @@ impl Core {
             return Err(format!("credit for {credit} bytes when {} were due", outbox.spent));
         }
         outbox.spent -= credit;
+        if outbox.waiting == 0 {
+            outbox.room += credit;
+            return Ok(());
+        }
         drop(outbox);
-        self.room.add_permits(credit);
+        self.turns.add_permits(credit);
+        // The last that waited may have left meanwhile.
+        self.settle(&mut lock(&self.outbox));
         Ok(())
     }
 
@@ -394,7 +438,7 @@ impl Core {
 
     /// Everybody who waits for something hears that it will not come.
     pub(super) fn tell_ended(&self, driver: Option<Waker>) {
-        self.room.close();
+        self.close_turns();
         let askers = mem::take(&mut *lock(&self.questions));
         drop(askers);
         lock(&self.inbox).ended = true;
@@ -422,6 +466,27 @@ impl Core {
     #[cfg(test)]
     pub(super) fn open_questions(&self) -> usize {
         lock(&self.questions).len()
+    }
+}
+
+/// Somebody waits for room, until this is dropped.
+struct Waiting<'a>(&'a Core);
+
+impl<'a> Waiting<'a> {
+    fn begin(core: &'a Core) -> Self {
+        let mut outbox = lock(&core.outbox);
+        outbox.waiting += 1;
+        // Only the first finds some, so that nobody is woken by this.
+        core.turns.add_permits(mem::take(&mut outbox.room));
+        Self(core)
+    }
+}
+
+impl Drop for Waiting<'_> {
+    fn drop(&mut self) {
+        let mut outbox = lock(&self.0.outbox);
+        outbox.waiting -= 1;
+        self.0.settle(&mut outbox);
     }
 }
 

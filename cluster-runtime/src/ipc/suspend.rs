@@ -12,7 +12,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use serde::{Deserialize, Serialize};
-use tokio::sync::{Notify, Semaphore};
+use tokio::sync::Notify;
 use tokio::time::error::Elapsed;
 use tokio::time::timeout;
 
@@ -26,7 +26,9 @@ use super::shared::{Core, lock, wake};
 /// A lane that was taken apart, as plain data.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct Suspended {
-    /// The messages that came and that nobody has taken, as whole frames.
+    /// The most bytes of payload in a message or an answer.
+    pub(super) limit: usize,
+    /// The messages that came and that nobody has taken, as they came.
     pub(super) incoming: Bytes,
     /// What was read behind them.
     pub(super) carried: Carried,
@@ -98,32 +100,24 @@ impl Core {
 
     /// A lane that goes on.
     pub(super) fn resume(suspended: Suspended, arrivals: Arc<Notify>) -> Result<Self, Violation> {
-        let Suspended { incoming, carried, outgoing, answers, spent, next_call, stage } = suspended;
-        let waiting = frame::cost_of_run(&incoming)?;
-        let left =
+        let Suspended { limit, incoming, carried, outgoing, answers, spent, next_call, stage } = suspended;
+        let room =
             WINDOW.checked_sub(spent).ok_or_else(|| format!("{spent} bytes are spent; the window is {WINDOW}"))?;
+        let mut inbox = Inbox { ended: matches!(stage, Stage::Ended(_)), ..Inbox::default() };
+        let waiting = inbox.queue.take_in(&incoming, limit)?;
         reply::go_on_from(next_call);
-        let mut core = Self::new(arrivals);
-        core.room = Semaphore::new(left);
+        let mut core = Self::new(limit, arrivals);
         if stage != Stage::Open {
-            core.room.close();
+            core.close_turns();
         }
-        let ended = matches!(stage, Stage::Ended(_));
-        let outbox = Outbox {
-            stage,
-            total_queued: outgoing.len() as u64,
-            answers: answers.min(outgoing.len()),
-            queue: outgoing.into(),
-            spent,
-            // Of what the user has taken, whoever was to return the credit for it.
-            owed: carried.unreturned.saturating_sub(waiting),
-            carried,
-            ..Outbox::default()
-        };
+        let mut outbox = Outbox::with(outgoing.into(), answers);
+        outbox.stage = stage;
+        (outbox.spent, outbox.room) = (spent, room);
+        // Of what the user has taken, whoever was to return the credit for it.
+        outbox.owed = carried.unreturned.saturating_sub(waiting);
+        outbox.carried = carried;
         core.congested = AtomicBool::new(outbox.is_congested());
         core.outbox = Mutex::new(outbox);
-        let mut inbox = Inbox { ended, ..Inbox::default() };
-        inbox.queue.push(incoming);
         core.inbox = Mutex::new(inbox);
         Ok(core)
     }
@@ -183,7 +177,8 @@ impl Core {
         self.tell_ended(waker);
         let next_call = reply::next_tag();
         Suspended {
-            incoming: incoming.into_run(),
+            limit: self.limit,
+            incoming: incoming.into_stream(),
             carried,
             outgoing: outgoing.into(),
             answers,

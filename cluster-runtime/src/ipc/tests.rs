@@ -1,4 +1,4 @@
-//! Test messages and helpers. The tests themselves: [`frames`] and [`shapes`] (pure), [`lanes`],
+//! Test messages and helpers. The tests themselves: [`frames`], [`shapes`] and [`values`] (pure), [`lanes`],
 //! [`calls`], [`hostile`], [`suspend`].
 
 mod calls;
@@ -7,6 +7,7 @@ mod hostile;
 mod lanes;
 mod shapes;
 mod suspend;
+mod values;
 
 use std::os::unix::net::UnixStream;
 use std::sync::Arc;
@@ -129,11 +130,33 @@ impl Message for List {
 
 const MILLION: usize = 1_000_000;
 
+/// What the codec makes of a value. A variant begins with its number, a `u32`, and a sequence with its length, a `u64`.
+fn encoded<T: Serialize>(value: &T) -> Vec<u8> {
+    try_encode(value).unwrap()
+}
+
+fn try_encode<T: Serialize>(value: &T) -> Result<Vec<u8>, String> {
+    let mut bytes = Vec::new();
+    codec::encode(value, |piece| bytes.extend_from_slice(piece)).map(|()| bytes)
+}
+
 type Worker = Lane<Up, Down>;
 type Primary = Lane<Down, Up>;
 
+/// The most bytes of a message here.
+const LIMIT: usize = 16 << 20;
+
 fn lane<Out: Message, In: Message>() -> Lane<Out, In> {
-    Lane::new(Arc::new(Notify::new()))
+    Lane::new(LIMIT, Arc::new(Notify::new()))
+}
+
+/// A frame as it travels.
+fn bytes_of(frame: Frame<'_>) -> Vec<u8> {
+    match frame {
+        Frame::Small(buffer, size) => buffer[..size].to_vec(),
+        Frame::Whole(frame) => frame.to_vec(),
+        Frame::Large(large) => large.into_pieces().to_vec(),
+    }
 }
 
 /// Two lanes that are connected, and the ends of their drivers.

@@ -68,6 +68,8 @@ pub(super) struct Common {
     pub(super) leave: Arc<Leave>,
     /// From the program before.
     pub(super) carried: Option<Bytes>,
+    /// The most bytes of a message or an answer.
+    pub(super) max_message: usize,
 }
 
 /// How long a lane may take to be taken apart, and whoever has the events to let go of them.

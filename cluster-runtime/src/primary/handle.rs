@@ -58,6 +58,8 @@ pub(super) struct Shared<Up, Down> {
     /// From spawn to exit.
     lanes: Mutex<BTreeMap<WorkerId, Lane<Down, Up>>>,
     news: Mutex<VecDeque<News<Up, Down>>>,
+    /// Whether there is any: written under the lock, read without.
+    has_news: AtomicBool,
     arrivals: Arc<Notify>,
     roster: Arc<Roster>,
     /// Tells the shell to stop the cluster.
@@ -66,6 +68,7 @@ pub(super) struct Shared<Up, Down> {
     leave: Arc<Leave>,
     /// What the program before has carried over, and what this one will.
     carried: Mutex<Carried>,
+    max_message: usize,
     /// Where the events were taken, once the function has left that to the next program.
     intake: Mutex<Option<Box<Intake<Up, Down>>>>,
 }
@@ -144,7 +147,7 @@ pub(super) enum News<Up, Down> {
 
 impl<Up: Message, Down: Message> Primary<Up, Down> {
     pub(super) fn new(shared: Arc<Shared<Up, Down>>, runtime: runtime::Handle) -> Self {
-        let intake = Intake { shared: Arc::clone(&shared), inlets: Vec::new(), turn: 0, has_ended: false };
+        let intake = Intake { shared: Arc::clone(&shared), inlets: Vec::new(), turn: 0, taken: 0, has_ended: false };
         Self { handle: PrimaryHandle { shared }, intake: Some(intake), runtime }
     }
 
@@ -155,6 +158,7 @@ impl<Up: Message, Down: Message> Primary<Up, Down> {
     ///
     /// # Cancel safety
     /// Cancel safe: no event is lost, so it fits into `tokio::select!`.
+    #[inline]
     pub async fn next(&mut self) -> Option<Event<Up>> {
         match &mut self.intake {
             Some(intake) => intake.next().await,
@@ -204,7 +208,7 @@ impl<Up: Message, Down: Message> PrimaryHandle<Up, Down> {
     /// # Cancel safety
     /// Dropped while it waits, the slow workers that it waits for do not get the message.
     pub async fn broadcast(&self, message: Down) -> Result<usize, SendError> {
-        let message = Lane::<Down, Up>::encode_once(message)?;
+        let message = Lane::<Down, Up>::encode_once(message, self.shared.max_message)?;
         let lanes: Vec<_> = self.shared.lanes().values().cloned().collect();
         let mut reached = 0;
         let mut slow = Vec::new();
@@ -414,16 +418,18 @@ impl<Up: Message, Down: Message> std::fmt::Debug for PrimaryHandle<Up, Down> {
 
 impl<Up: Message, Down: Message> Shared<Up, Down> {
     pub(super) fn new(common: Common) -> Self {
-        let Common { roster, stop, shell, leave, carried } = common;
+        let Common { roster, stop, shell, leave, carried, max_message } = common;
         Self {
             lanes: Mutex::default(),
             news: Mutex::default(),
+            has_news: AtomicBool::new(false),
             arrivals: Arc::default(),
             roster,
             stop,
             shell,
             leave,
             carried: Mutex::new(Carried { from_before: carried, to_come: None }),
+            max_message,
             intake: Mutex::new(None),
         }
     }
@@ -495,7 +501,7 @@ impl<Up: Message, Down: Message> Shared<Up, Down> {
 
     /// Makes the lane of a worker that has just been spawned; what is sent on it waits.
     pub(super) fn open_lane(&self, worker: WorkerId) {
-        let lane = Lane::new(Arc::clone(&self.arrivals));
+        let lane = Lane::new(self.max_message, Arc::clone(&self.arrivals));
         self.lanes().insert(worker, lane);
     }
 
@@ -510,8 +516,29 @@ impl<Up: Message, Down: Message> Shared<Up, Down> {
     /// Unbounded, but small: five small items for each worker that starts, and starts are held back by the backoff. A primary
     /// function that never asks, in a cluster that never stops crashing, leaves about a megabyte a day and slot here.
     pub(super) fn tell(&self, news: News<Up, Down>) {
-        lock(&self.news).push_back(news);
+        let mut waiting = lock(&self.news);
+        waiting.push_back(news);
+        self.has_news.store(true, Ordering::Release);
+        drop(waiting);
         self.arrivals.notify_waiters();
+    }
+
+    #[inline]
+    fn next_news(&self) -> Option<News<Up, Down>> {
+        if !self.has_news.load(Ordering::Acquire) {
+            return None;
+        }
+        let mut waiting = lock(&self.news);
+        let news = waiting.pop_front();
+        self.has_news.store(!waiting.is_empty(), Ordering::Release);
+        news
+    }
+
+    /// As the next thing to be told.
+    fn tell_next(&self, news: News<Up, Down>) {
+        let mut waiting = lock(&self.news);
+        waiting.push_front(news);
+        self.has_news.store(true, Ordering::Release);
     }
 
     pub(super) fn shell(&self) -> &mpsc::Sender<Happening> {
@@ -528,13 +555,26 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
+/// So many messages are taken from one worker before others have their turn, and other tasks of the thread by and by.
+const IN_A_ROW: u8 = 16;
+
 /// The one place that takes news and messages, and gives them their order.
 struct Intake<Up, Down> {
     shared: Arc<Shared<Up, Down>>,
     inlets: Vec<Inlet<Up, Down>>,
     /// The inlet that is looked at first, so that a busy worker cannot keep the others from being heard.
     turn: usize,
+    /// How many messages came from it since it is.
+    taken: u8,
     has_ended: bool,
+}
+
+/// What there is now.
+enum Look<Up> {
+    Event(Event<Up>),
+    Nothing,
+    /// And nothing will come.
+    Ended,
 }
 
 /// One worker whose messages may come.
@@ -547,28 +587,47 @@ struct Inlet<Up, Down> {
 
 impl<Up: Message, Down: Message> Intake<Up, Down> {
     async fn next(&mut self) -> Option<Event<Up>> {
-        let shared = Arc::clone(&self.shared);
-        tokio::task::coop::consume_budget().await;
-        loop {
-            // The rest is for the next program.
-            if shared.leave.is_told() {
-                return None;
-            }
-            let arrival = shared.arrivals.notified();
-            if let Some(event) = self.next_news().or_else(|| self.next_message()) {
-                return Some(event);
-            }
-            if self.has_ended && self.inlets.is_empty() {
-                return None;
-            }
-            arrival.await;
+        if self.taken == 0 {
+            tokio::task::coop::consume_budget().await;
         }
+        match self.look() {
+            Look::Event(event) => Some(event),
+            Look::Ended => None,
+            Look::Nothing => self.next_arrival().await,
+        }
+    }
+
+    #[cold]
+    async fn next_arrival(&mut self) -> Option<Event<Up>> {
+        let shared = Arc::clone(&self.shared);
+        loop {
+            let arrival = shared.arrivals.notified();
+            match self.look() {
+                Look::Event(event) => return Some(event),
+                Look::Ended => return None,
+                Look::Nothing => arrival.await,
+            }
+        }
+    }
+
+    #[inline(always)]
+    fn look(&mut self) -> Look<Up> {
+        // The rest is for the next program.
+        if self.shared.leave.is_told() {
+            return Look::Ended;
+        }
+        if let Some(event) = self.next_news() {
+            return Look::Event(event);
+        }
+        if let Some(event) = self.next_message() {
+            return Look::Event(event);
+        }
+        if self.has_ended && self.inlets.is_empty() { Look::Ended } else { Look::Nothing }
     }
 
     fn next_news(&mut self) -> Option<Event<Up>> {
         loop {
-            let news = lock(&self.shared.news).pop_front()?;
-            match news {
+            match self.shared.next_news()? {
                 News::Event(event) => return Some(event),
                 News::Online(worker, lane) => {
                     self.inlets.push(Inlet { worker, lane, exit: None });
@@ -597,25 +656,37 @@ impl<Up: Message, Down: Message> Intake<Up, Down> {
         }
     }
 
+    #[inline(always)]
     fn next_message(&mut self) -> Option<Event<Up>> {
-        for step in 0..self.inlets.len() {
-            let index = (self.turn + step) % self.inlets.len();
-            let Inlet { worker, ref lane, exit } = self.inlets[index];
+        for _ in 0..self.inlets.len() {
+            if self.turn >= self.inlets.len() {
+                self.turn = 0;
+            }
+            let Inlet { worker, ref lane, exit } = self.inlets[self.turn];
             match (lane.try_recv(), exit) {
-                (Received::Empty, _) | (Received::Ended, None) => {}
+                (Received::Empty, _) | (Received::Ended, None) => self.next_turn(),
                 (Received::Message(message), _) => {
-                    self.turn = index + 1;
+                    self.taken += 1;
+                    if self.taken == IN_A_ROW {
+                        self.next_turn();
+                    }
                     return Some(Event::Message(worker, message));
                 }
                 (Received::Ended, Some(exit)) => {
-                    self.inlets.remove(index);
+                    self.inlets.remove(self.turn);
+                    self.taken = 0;
                     // Without its inlet, the exit is the next thing to be told.
-                    lock(&self.shared.news).push_front(News::Exited(worker, exit));
+                    self.shared.tell_next(News::Exited(worker, exit));
                     return Some(Event::Disconnected(worker));
                 }
             }
         }
         None
+    }
+
+    fn next_turn(&mut self) {
+        self.turn += 1;
+        self.taken = 0;
     }
 }
 

@@ -70,7 +70,7 @@ impl Shell {
             return self.misbehaved(worker, &text);
         }
         let member = self.fleet.get_mut(&worker)?;
-        let sent = self.ports.welcome(&member.control, member.identity.slot, worker, self.settings.grace);
+        let sent = self.ports.welcome(&member.control, member.identity.slot, worker, &self.settings);
         let sent = match sent {
             Ok(()) if self.is_stop_announced => member.control.send_now(&ToWorker::StopSoon, &[]),
             sent => sent,

@@ -30,6 +30,10 @@ use crate::{Exit, WorkerId, os};
 
 /// Raised whenever [`Legacy`] changes, or anything in it.
 const LAYOUT: u32 = 1;
+/// What the block begins with: the layout, and the codec by which the rest is written.
+const HEAD: u32 = LAYOUT | (codec::MARK as u32) << CODEC;
+/// Where the codec's mark stands.
+const CODEC: u32 = 8;
 
 /// Everything that goes on in the next program.
 #[derive(Debug, Serialize, Deserialize)]
@@ -136,7 +140,7 @@ impl Legacy {
     }
 
     pub(super) fn write(&self) -> io::Result<OwnedFd> {
-        let mut bytes = LAYOUT.to_le_bytes().to_vec();
+        let mut bytes = HEAD.to_le_bytes().to_vec();
         bytes.extend(codec::encode_state(self).map_err(io::Error::other)?);
         os::create_state(&bytes)
     }
@@ -146,14 +150,8 @@ impl Legacy {
     pub(super) fn read(state: &OwnedFd) -> Result<Self, String> {
         let bytes =
             os::read_state(state).map_err(|error| format!("what the primary leaves cannot be read: {error}"))?;
-        let (layout, bytes) = bytes.split_first_chunk().ok_or("what the primary leaves is cut short")?;
-        let layout = u32::from_le_bytes(*layout);
-        if layout != LAYOUT {
-            return Err(format!(
-                "it reads layout {LAYOUT} of what a primary leaves, and this one writes {layout}: its version of cluster \
-                 is another; stop the cluster and start it again"
-            ));
-        }
+        let (head, bytes) = bytes.split_first_chunk().ok_or("what the primary leaves is cut short")?;
+        check_head(u32::from_le_bytes(*head))?;
         codec::decode_state(bytes).map_err(|error| format!("what the primary leaves makes no sense to it: {error}"))
     }
 
@@ -212,6 +210,25 @@ impl Legacy {
     }
 }
 
+fn check_head(head: u32) -> Result<(), String> {
+    let marks = u32::from(codec::MARKS) << CODEC;
+    let layout = head & !marks;
+    if layout != LAYOUT {
+        return Err(format!(
+            "it reads layout {LAYOUT} of what a primary leaves, and this one writes {layout}: its version of cluster \
+             is another; stop the cluster and start it again"
+        ));
+    }
+    if head != HEAD {
+        let (its, ours) = (codec::feature(codec::MARK), codec::feature((head >> CODEC) as u8));
+        return Err(format!(
+            "it is built with cluster's feature `{its}`, and this one with `{ours}`; build it with the same, or stop the \
+             cluster and start it again"
+        ));
+    }
+    Ok(())
+}
+
 /// Answers for a program that is tried: whether it could go on, and as what. Returns the exit code.
 pub(crate) fn answer<Up: Message, Down: Message>(trial: &Trial, settings: Result<&Settings, String>) -> u8 {
     let Trial { state, verdict } = trial;
@@ -219,7 +236,7 @@ pub(crate) fn answer<Up: Message, Down: Message>(trial: &Trial, settings: Result
         let legacy = Legacy::read(state)?;
         legacy.check::<Up, Down>(&settings.dispatch)?;
         let (up, down) = (Schema::of::<Up>(), Schema::of::<Down>());
-        let mut text = format!("protocol {}, {} workers configured", control::PROTOCOL, settings.workers);
+        let mut text = format!("protocol {}, {} workers configured", control::VERSION, settings.workers);
         _ = write!(text, ", messages {} ({}) and {} ({})", up.name, up.fingerprint, down.name, down.fingerprint);
         Ok(text)
     });
@@ -296,4 +313,21 @@ fn become_origin(state: &OwnedFd, why: &str) -> String {
         Ok(become_program(origin.as_fd(), state, &legacy.descriptors(), Some(why)))
     };
     become_it().map_or_else(|text| text, |error| error.to_string())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_another_layout_or_codec_begins_with_is_refused_with_the_remedy() {
+        assert_eq!(check_head(HEAD), Ok(()));
+        let error = check_head(HEAD + 1).unwrap_err();
+        assert!(error.contains("this one writes 2: its version of cluster is another; stop the cluster"), "{error}");
+        let error = check_head(HEAD ^ u32::from(codec::MARKS) << CODEC).unwrap_err();
+        let (its, ours) = (codec::feature(codec::MARK), codec::feature(!codec::MARK));
+        let told =
+            format!("it is built with cluster's feature `{its}`, and this one with `{ours}`; build it with the same");
+        assert!(its != ours && error.starts_with(&told), "{error}");
+    }
 }

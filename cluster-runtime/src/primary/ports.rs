@@ -23,6 +23,7 @@ use tokio::time::timeout_at;
 use super::tend::{AtWork, LastRescue, Source, Tended, Waiting, sweep};
 use crate::WorkerId;
 use crate::board::{self, Board, MOST_SLOTS};
+use crate::config::Settings;
 use crate::control::{Control, Granted, ToWorker};
 use crate::listen::exchange::Exchange;
 use crate::listen::handed::{HandedDown, invalid};
@@ -145,11 +146,19 @@ impl Ports {
     }
 
     /// Tells a worker all that it needs to share ports with others; the welcome comes last.
-    pub(super) fn welcome(&self, control: &Control, slot: usize, worker: WorkerId, grace: Duration) -> io::Result<()> {
+    pub(super) fn welcome(
+        &self,
+        control: &Control,
+        slot: usize,
+        worker: WorkerId,
+        settings: &Settings,
+    ) -> io::Result<()> {
         self.tell_mailboxes(control, 0..self.slots())?;
         let line = self.board.slot(slot).lines().iter().position(|line| line.opened().tag() == board::Tag::of(worker));
         let fds = [self.board_fd.as_fd(), self.bell.get_ref().as_fd(), self.mailboxes[slot].as_fd()];
-        control.send_now(&ToWorker::Welcome { grace, line: line.unwrap_or(0) }, &fds)
+        let &Settings { grace, max_message, .. } = settings;
+        let (line, max_message) = (line.unwrap_or(0), max_message as usize);
+        control.send_now(&ToWorker::Welcome { grace, line, max_message }, &fds)
     }
 
     /// Tells a worker the mailboxes of these slots, before which it knows all others.

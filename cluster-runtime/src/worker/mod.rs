@@ -227,8 +227,9 @@ impl<Up: Message, Down: Message> Worker<Up, Down> {
     ///
     /// # Cancel safety
     /// Cancel safe: dropped while it waits, nothing is sent.
-    pub async fn send(&self, message: Up) -> Result<(), SendError> {
-        self.lane.send(message).await
+    #[inline]
+    pub fn send(&self, message: Up) -> impl Future<Output = Result<(), SendError>> + Send {
+        self.lane.send(message)
     }
 
     /// Sends a message if there is room for it now.
@@ -318,7 +319,7 @@ pub(crate) fn live<M: WorkerMain<A>, A>(inherited: Inheritance, settings: Settin
         let Inheritance { identity, primary, control, messages } = inherited;
         let control = Control::new(control).unwrap_or_else(|error| give_up(&error));
         let Some(welcome) = shake_hands::<M::Up, M::Down>(&control).await else { exit(exit_code::CONFIG.into()) };
-        let Welcome { grace, line, fds, mailboxes, drain } = welcome;
+        let Welcome { grace, line, max_message, fds, mailboxes, drain } = welcome;
         guard::start(primary, grace).unwrap_or_else(|error| give_up(&error));
         let process = Process::start(identity, control, grace, settings.drain_spread, |streams| {
             let [board, bell, mailbox] = fds;
@@ -333,7 +334,7 @@ pub(crate) fn live<M: WorkerMain<A>, A>(inherited: Inheritance, settings: Settin
         if let Some(drain) = drain {
             process.obey(drain, Vec::new());
         }
-        let lane = Lane::new(Arc::default());
+        let lane = Lane::new(max_message, Arc::default());
         tokio::spawn(leave_if_violated(lane.drive(messages.into()), Arc::clone(&process)));
         let worker = Worker { current: CurrentWorker::of(Arc::clone(&process)), lane: lane.clone() };
         let output = tokio::select! {
@@ -385,6 +386,7 @@ async fn give_up_flushing(process: &Process) {
 struct Welcome {
     grace: Duration,
     line: usize,
+    max_message: usize,
     /// The board, the bell and the mailbox.
     fds: [OwnedFd; 3],
     mailboxes: Mailboxes,
@@ -401,9 +403,9 @@ async fn shake_hands<Up: Message, Down: Message>(control: &Control) -> Option<We
     loop {
         match control.receive().await {
             Ok(Some((ToWorker::Mailboxes { first }, fds))) => mailboxes.add(first, fds),
-            Ok(Some((ToWorker::Welcome { grace, line }, fds))) => {
+            Ok(Some((ToWorker::Welcome { grace, line, max_message }, fds))) => {
                 let fds = fds.try_into().ok()?;
-                return Some(Welcome { grace, line, fds, mailboxes, drain });
+                return Some(Welcome { grace, line, max_message, fds, mailboxes, drain });
             }
             // No code of the user's has run, so none of its files is open.
             Ok(Some((ToWorker::Reopen, fds))) => process::redirect_output(&fds),

@@ -24,6 +24,7 @@ mod program {
         max_requests = 100_000,
         max_age = "12h",
         max_memory = "512MiB",
+        max_message = "1MiB",
         setup = Setup::new().nice(5),
         config = Config::new().grace(Duration::from_secs(5)),
         crate = "::cluster",

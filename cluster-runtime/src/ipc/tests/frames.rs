@@ -2,18 +2,18 @@
 
 use bytes::BufMut;
 
-use super::super::frame::{self, Deframer, FrameBuf, MAX_FRAME, Part, TooLarge, WINDOW, cost};
-use super::Random;
+use super::super::frame::{self, Deframer, Frame, FrameBuf, PIECE, Part, TooLarge, WINDOW};
+use super::{Random, bytes_of};
+
+const LIMIT: usize = 1 << 20;
 
 #[test]
 fn every_kind_of_frame_survives_the_round_trip() {
-    let mut frames = Deframer::new();
-    let mut reply = FrameBuf::reply(7, None);
-    reply.put(b"answer");
-    for frame in [&message(b"one"), reply.finish().unwrap(), &frame::unanswered(8), &frame::credit(9)] {
+    let mut frames = Deframer::new(LIMIT);
+    for frame in [&message(b"one"), &reply(7, b"answer"), &frame::unanswered(8)[..], &frame::credit(9)] {
         frames.extend(frame);
     }
-    assert_eq!(messages(frames.next().unwrap().unwrap()), (vec![b"one".to_vec()], 8));
+    assert_eq!(messages(frames.next().unwrap().unwrap()), [b"one"]);
     assert_eq!(frames.next(), Ok(Some(Part::Reply { tag: 7, payload: b"answer"[..].into() })));
     assert_eq!(frames.next(), Ok(Some(Part::Unanswered { tag: 8 })));
     assert_eq!(frames.next(), Ok(Some(Part::Credit(9))));
@@ -22,13 +22,11 @@ fn every_kind_of_frame_survives_the_round_trip() {
 
 #[test]
 fn messages_in_a_row_come_as_one_run() {
-    let mut frames = Deframer::new();
+    let mut frames = Deframer::new(LIMIT);
     for payload in [&b"a"[..], b"", b"ccc"] {
         frames.extend(&message(payload));
     }
-    let (payloads, cost) = messages(frames.next().unwrap().unwrap());
-    assert_eq!(payloads, [&b"a"[..], b"", b"ccc"]);
-    assert_eq!(cost, 3 * 5 + 4);
+    assert_eq!(messages(frames.next().unwrap().unwrap()), [&b"a"[..], b"", b"ccc"]);
     assert_eq!(frames.next(), Ok(None));
 }
 
@@ -38,9 +36,7 @@ fn every_way_to_split_a_stream_gives_the_same_parts() {
     stream.extend(message(b"two"));
     stream.extend(frame::unanswered(3));
     stream.extend(message(b""));
-    let mut reply = FrameBuf::reply(4, None);
-    reply.put(b"x");
-    stream.extend_from_slice(reply.finish().unwrap());
+    stream.extend(reply(4, b"x"));
     stream.extend(frame::credit(5));
     let whole = parts_of(&[&stream]);
     assert_eq!(whole.len(), 6);
@@ -55,66 +51,150 @@ fn every_way_to_split_a_stream_gives_the_same_parts() {
 #[test]
 fn a_frame_is_the_same_on_the_stack_and_on_the_heap() {
     let spare = frame::Spare::default();
-    for size in (0..600).chain([70_000]) {
+    for size in (0..600).chain([70_000, PIECE - 1]) {
         let payload = vec![size as u8; size];
-        let mut frame = FrameBuf::message(Some(&spare));
+        let mut frame = FrameBuf::message(LIMIT, Some(&spare));
         for piece in payload.chunks(13) {
             frame.put(piece);
         }
-        assert_eq!(frame.finish().unwrap(), message(&payload), "payload of {size}");
+        assert_eq!(bytes_of(frame.finish().unwrap()), message(&payload), "payload of {size}");
     }
 }
 
 #[test]
-fn a_frame_over_the_cap_is_only_counted() {
-    let mut frame = FrameBuf::message(None);
-    frame.put(&vec![0; MAX_FRAME - 1]);
-    assert_eq!(frame.finish().unwrap().len(), 4 + MAX_FRAME);
+fn a_large_frame_travels_in_pieces_with_others_between_them() {
+    for size in [PIECE, 2 * PIECE - 1, 2 * PIECE, 5 * PIECE + 17, LIMIT] {
+        let payload: Vec<u8> = (0..size).map(|at| at as u8 ^ (at >> 8) as u8).collect();
+        for step in [1000, size] {
+            let mut frame = FrameBuf::message(LIMIT, None);
+            payload.chunks(step).for_each(|bytes| frame.put(bytes));
+            let Frame::Large(mut large) = frame.finish().unwrap() else { panic!("a large frame was expected") };
+            let cost = Frame::Large(large.clone()).cost();
+            let mut frames = Deframer::new(LIMIT);
+            let mut found = Vec::new();
+            while large.len() > 0 {
+                let piece = large.next_piece();
+                assert!(piece.len() <= 5 + PIECE);
+                frames.extend(&piece);
+                frames.extend(&message(b"between"));
+                while let Some(part) = frames.next().unwrap() {
+                    found.push(part);
+                }
+            }
+            let behind = found.pop().unwrap();
+            let Some(Part::LargeMessage(whole)) = found.pop() else { panic!("the large one was expected") };
+            assert_eq!((whole.payload() == payload, whole.cost()), (true, cost), "{size} by {step}");
+            for part in found.into_iter().chain([behind]) {
+                assert_eq!(messages(part), [b"between"]);
+            }
+        }
+    }
+}
+
+#[test]
+fn a_large_reply_travels_in_pieces_too() {
+    let payload = vec![7; 3 * PIECE];
+    let mut frames = Deframer::new(LIMIT);
+    frames.extend(&reply(9, &payload));
+    assert_eq!(frames.next(), Ok(Some(Part::Reply { tag: 9, payload: payload.into() })));
+}
+
+#[test]
+fn what_has_come_of_a_frame_can_be_handed_on_at_every_point() {
+    let large = vec![3; 2 * PIECE + 5];
+    let stream = [message(b"one"), bytes_of_message(&large), message(b"two")].concat();
+    let whole = parts_of(&[&stream]);
+    for at in (0..stream.len()).step_by(997).chain([8, 9, 12, 13, 13 + PIECE, 18 + PIECE, stream.len()]) {
+        let mut first = Deframer::new(LIMIT);
+        let (front, back) = stream.split_at(at);
+        let mut parts = Vec::new();
+        first.space().put_slice(&front[..front.len().min(5)]);
+        first.extend(&front[front.len().min(5)..]);
+        take_parts(&mut first, &mut parts);
+        let mut second = Deframer::new(LIMIT);
+        second.extend(&first.into_begun());
+        take_parts(&mut second, &mut parts);
+        second.extend(back);
+        take_parts(&mut second, &mut parts);
+        assert_eq!(parts, whole, "handed on at {at}");
+    }
+}
+
+#[test]
+fn a_payload_over_the_limit_is_only_counted() {
+    let mut frame = FrameBuf::message(LIMIT, None);
+    frame.put(&vec![0; LIMIT]);
+    assert!(matches!(frame.finish(), Ok(Frame::Large(large)) if large.len() > LIMIT));
+    let mut frame = FrameBuf::message(LIMIT, None);
+    frame.put(&vec![0; LIMIT]);
     frame.put(&[0; 10]);
     frame.put(&[0; 10]);
-    assert_eq!(frame.finish(), Err(TooLarge { size: MAX_FRAME + 20, limit: MAX_FRAME }));
+    assert_eq!(frame.finish(), Err(TooLarge { size: LIMIT + 20, limit: LIMIT }));
 }
 
 #[test]
 fn two_frames_of_any_size_fit_into_the_window() {
-    assert_eq!(cost(5), 5);
-    assert!(2 * cost(4 + MAX_FRAME) <= WINDOW);
+    assert_eq!(FrameBuf::message(LIMIT, None).finish().unwrap().cost(), 5);
+    for size in [PIECE - 1, PIECE, LIMIT] {
+        let mut frame = FrameBuf::message(LIMIT, None);
+        frame.put(&vec![0; size]);
+        assert!(2 * frame.finish().unwrap().cost() <= WINDOW);
+    }
 }
 
 #[test]
 fn a_bad_head_is_refused_before_its_body_is_there() {
     for (head, complaint) in [
         (&[0, 0, 0, 0][..], "a frame without a kind"),
-        (&[1, 0, 0, 1], "a frame of 16777217 bytes; the limit is 16777216"),
-        (&[255, 255, 255, 255], "a frame of 4294967295 bytes; the limit is 16777216"),
+        (&[2, 0, 2, 0], "a frame of 131074 bytes; the limit is 131073"),
+        (&[255, 255, 255, 255], "a frame of 4294967295 bytes; the limit is 131073"),
         (&[9, 0, 0, 0, 0], "a frame of the unknown kind 0"),
-        (&[9, 0, 0, 0, 5], "a frame of the unknown kind 5"),
+        (&[9, 0, 0, 0, 99], "a frame of the unknown kind 99"),
+        (&[1, 0, 0, 0, 5], "a frame of kind 5 with the impossible length 1"),
         (&[8, 0, 0, 0, 2], "a frame of kind 2 with the impossible length 8"),
         (&[10, 0, 0, 0, 3], "a frame of kind 3 with the impossible length 10"),
         (&[4, 0, 0, 0, 4], "a frame of kind 4 with the impossible length 4"),
     ] {
-        let mut frames = Deframer::new();
+        let mut frames = Deframer::new(LIMIT);
         frames.extend(head);
         assert_eq!(frames.next(), Err(complaint.to_owned()));
     }
 }
 
 #[test]
-fn a_length_from_the_wire_reserves_nothing() {
-    let mut frames = Deframer::new();
-    frames.extend(&(MAX_FRAME as u32).to_le_bytes());
-    frames.extend(&[1]);
-    assert_eq!(frames.next(), Ok(None));
-    frames.space();
-    assert!(frames.capacity() < 64 << 10, "{} bytes reserved", frames.capacity());
+fn pieces_are_refused_that_make_no_large_frame_or_one_over_the_limit() {
+    let piece = |kind: u8, bytes: &[u8]| [&(1 + bytes.len() as u32).to_le_bytes()[..], &[kind], bytes].concat();
+    let first = |kind: u8| [vec![kind], vec![0; PIECE - 1]].concat();
+    let full = piece(5, &[1; PIECE]);
+    for (stream, complaint) in [
+        (piece(6, b"\x01small"), "a frame of 6 bytes in pieces"),
+        ([piece(5, &first(4)), piece(6, &[0])].concat(), "a frame of kind 4 in pieces"),
+        (full.repeat(9), "a message of 1179648 bytes; the limit is 1048576"),
+    ] {
+        let mut frames = Deframer::new(LIMIT);
+        frames.extend(&stream);
+        assert_eq!(frames.next(), Err(complaint.to_owned()));
+    }
+}
+
+#[test]
+fn a_length_from_the_wire_reserves_no_more_than_a_piece() {
+    for kind in [1, 5] {
+        let mut frames = Deframer::new(LIMIT);
+        frames.extend(&(PIECE as u32).to_le_bytes());
+        frames.extend(&[kind]);
+        assert_eq!(frames.next(), Ok(None));
+        frames.space();
+        assert!(frames.capacity() < PIECE + (64 << 10), "{} bytes reserved", frames.capacity());
+    }
 }
 
 #[test]
 fn sound_messages_before_a_fault_are_still_given_out() {
-    let mut frames = Deframer::new();
+    let mut frames = Deframer::new(LIMIT);
     frames.extend(&message(b"fine"));
     frames.extend(&[0, 0, 0, 0]);
-    assert_eq!(messages(frames.next().unwrap().unwrap()).0, [b"fine"]);
+    assert_eq!(messages(frames.next().unwrap().unwrap()), [b"fine"]);
     assert!(frames.next().is_err());
 }
 
@@ -122,17 +202,26 @@ fn sound_messages_before_a_fault_are_still_given_out() {
 fn garbage_never_panics_and_never_holds_more_than_arrived() {
     for seed in 1..=2000 {
         let mut random = Random(seed);
-        let mut frames = Deframer::new();
+        let mut frames = Deframer::new(LIMIT);
         let mut arrived = 0;
         'stream: for _ in 0..50 {
             let bytes: Vec<u8> = match random.below(4) {
                 // Half-sound heads reach further than noise does.
                 0 => frame::credit(random.next() as u32).to_vec(),
                 1 => message(&vec![0; random.below(300) as usize]),
-                2 => [random.below(20) as u8, 0, 0, 0, random.below(6) as u8].to_vec(),
+                2 => [random.below(20) as u8, 0, 0, 0, random.below(8) as u8].to_vec(),
                 _ => (0..random.below(40)).map(|_| random.next() as u8).collect(),
             };
-            frames.space().put_slice(&bytes);
+            for bytes in bytes.chunks(1 + random.below(40) as usize) {
+                // As a read does it: never more than there is room for.
+                let mut bytes = bytes;
+                while !bytes.is_empty() {
+                    let (now, later) = bytes.split_at(bytes.len().min(frames.space().remaining_mut()));
+                    frames.space().put_slice(now);
+                    frames.was_read(now.len());
+                    bytes = later;
+                }
+            }
             arrived += bytes.len();
             loop {
                 match frames.next() {
@@ -142,7 +231,7 @@ fn garbage_never_panics_and_never_holds_more_than_arrived() {
                 }
                 assert!(frames.buffered() <= arrived, "seed {seed}");
             }
-            assert!(frames.capacity() <= 2 * arrived + (64 << 10), "seed {seed}");
+            assert!(frames.capacity() <= 2 * arrived + PIECE + (64 << 10), "seed {seed}");
         }
     }
 }
@@ -154,31 +243,47 @@ fn message(payload: &[u8]) -> Vec<u8> {
     bytes
 }
 
-fn messages(part: Part) -> (Vec<Vec<u8>>, usize) {
-    let Part::Messages { mut run, cost } = part else { panic!("messages were expected, not {part:?}") };
+fn reply(tag: u64, payload: &[u8]) -> Vec<u8> {
+    let mut frame = FrameBuf::reply(tag, LIMIT, None);
+    frame.put(payload);
+    bytes_of(frame.finish().unwrap())
+}
+
+fn bytes_of_message(payload: &[u8]) -> Vec<u8> {
+    let mut frame = FrameBuf::message(LIMIT, None);
+    frame.put(payload);
+    bytes_of(frame.finish().unwrap())
+}
+
+fn messages(part: Part) -> Vec<Vec<u8>> {
+    let Part::Messages(run) = part else { panic!("messages were expected, not {part:?}") };
     let mut payloads = Vec::new();
-    let mut total = 0;
-    while let Some((payload, cost)) = frame::take_message(&mut run) {
+    let mut rest = &run[..];
+    while let Some((payload, size)) = frame::first_message(rest) {
         payloads.push(payload.to_vec());
-        total += cost;
+        rest = &rest[size..];
     }
-    assert_eq!(total, cost, "a run costs what its messages cost");
-    (payloads, cost)
+    assert!(rest.is_empty(), "a run is made of whole messages");
+    payloads
 }
 
 /// Every part as text, runs taken apart.
 fn parts_of(pieces: &[&[u8]]) -> Vec<String> {
-    let mut frames = Deframer::new();
+    let mut frames = Deframer::new(LIMIT);
     let mut parts = Vec::new();
     for piece in pieces {
         frames.extend(piece);
-        while let Some(part) = frames.next().unwrap() {
-            if matches!(part, Part::Messages { .. }) {
-                parts.extend(messages(part).0.iter().map(|payload| format!("{payload:?}")));
-            } else {
-                parts.push(format!("{part:?}"));
-            }
-        }
+        take_parts(&mut frames, &mut parts);
     }
     parts
+}
+
+fn take_parts(frames: &mut Deframer, parts: &mut Vec<String>) {
+    while let Some(part) = frames.next().unwrap() {
+        if matches!(part, Part::Messages(_)) {
+            parts.extend(messages(part).iter().map(|payload| format!("{payload:?}")));
+        } else {
+            parts.push(format!("{part:?}"));
+        }
+    }
 }

@@ -24,7 +24,7 @@ async fn garbage_ends_the_lane() {
 async fn half_a_frame_before_the_end_is_a_peer_that_died_and_costs_no_message_before_it() {
     let (mut peer, primary, end) = raw();
     peer.write_all(&counting(1)).unwrap();
-    peer.write_all(&counting(2)[..7]).unwrap();
+    peer.write_all(&counting(u64::MAX)[..7]).unwrap();
     drop(peer);
     assert_eq!(soon(end).await.unwrap(), LaneEnd::PeerClosed);
     assert_eq!(count(&primary).await, 1);
@@ -33,7 +33,7 @@ async fn half_a_frame_before_the_end_is_a_peer_that_died_and_costs_no_message_be
 
 #[tokio::test]
 async fn a_giant_length_ends_the_lane() {
-    assert_eq!(end_after(&[0xff, 0xff, 0xff, 0x7f, 1]).await, "a frame of 2147483647 bytes; the limit is 16777216");
+    assert_eq!(end_after(&[0xff, 0xff, 0xff, 0x7f, 1]).await, "a frame of 2147483647 bytes; the limit is 131073");
 }
 
 #[tokio::test]
@@ -65,7 +65,7 @@ async fn more_messages_than_the_window_allows_end_the_lane() {
 async fn a_message_that_cannot_be_decoded_ends_the_lane_and_nothing_after_it_is_looked_at() {
     let (mut peer, primary, end) = raw();
     peer.write_all(&counting(1)).unwrap();
-    peer.write_all(&message(&[99, 0, 0, 0])).unwrap();
+    peer.write_all(&message(&encoded(&99_u32))).unwrap();
     peer.write_all(&counting(2)).unwrap();
     assert_eq!(count(&primary).await, 1);
     assert!(soon(primary.recv()).await.is_none());
@@ -80,7 +80,7 @@ async fn a_peer_that_floods_messages_nested_a_million_deep_loses_the_lane_and_th
     let (one, mut peer) = UnixStream::pair().unwrap();
     let end = tokio::spawn(primary.drive(one));
     let writing = std::thread::spawn(move || {
-        let deep = message(&[1, 0, 0, 0].repeat(MILLION));
+        let deep = message(&encoded(&1_u32).repeat(MILLION));
         // As many as the window allows: it is the first of them that is to end the lane.
         peer.write_all(&deep).and_then(|()| peer.write_all(&deep)).ok();
         peer
@@ -112,9 +112,10 @@ async fn an_answer_that_cannot_be_decoded_fails_its_call_and_ends_the_lane() {
         async move { worker.call(Up::Total).await }
     });
     let question = read_frame(&mut peer).await;
-    let mut answer = FrameBuf::reply(u64::from_le_bytes(question[9..].try_into().unwrap()), None);
+    let (_variant, tag) = codec::decode::<(u32, u64)>(&question[5..]).unwrap();
+    let mut answer = FrameBuf::reply(tag, LIMIT, None);
     answer.put(b"no u64");
-    peer.write_all(answer.finish().unwrap()).unwrap();
+    peer.write_all(&bytes_of(answer.finish().unwrap())).unwrap();
     assert!(matches!(soon(asking).await.unwrap(), Err(CallError::Malformed(_))));
     assert!(matches!(soon(end).await.unwrap(), LaneEnd::Violation(_)));
     assert_eq!(soon(worker.recv()).await, None);
@@ -125,9 +126,9 @@ async fn answers_that_nobody_asked_for_are_ignored_and_not_kept() {
     let (mut peer, primary, end) = raw();
     let writing = std::thread::spawn(move || {
         for tag in 0..20_000 {
-            let mut answer = FrameBuf::reply(u64::MAX - tag, None);
+            let mut answer = FrameBuf::reply(u64::MAX - tag, LIMIT, None);
             answer.put(&[0; 1000]);
-            peer.write_all(answer.finish().unwrap()).unwrap();
+            peer.write_all(&bytes_of(answer.finish().unwrap())).unwrap();
             peer.write_all(&frame::unanswered(u64::MAX - tag)).unwrap();
         }
         peer.write_all(&counting(1)).unwrap();
@@ -143,18 +144,18 @@ async fn answers_that_nobody_asked_for_are_ignored_and_not_kept() {
 async fn messages_scattered_among_other_frames_do_not_keep_what_was_read_with_them() {
     let (mut peer, primary, _end) = raw();
     let writing = std::thread::spawn(move || {
-        let mut filler = FrameBuf::reply(u64::MAX, None);
+        let mut filler = FrameBuf::reply(u64::MAX, LIMIT, None);
         filler.put(&[0; 100_000]);
-        let filler = filler.finish().unwrap();
+        let filler = bytes_of(filler.finish().unwrap());
         for number in 0..1000 {
             peer.write_all(&counting(number)).unwrap();
-            peer.write_all(filler).unwrap();
+            peer.write_all(&filler).unwrap();
         }
         peer
     });
     // Debug builds are slow at this; the bound is what the inbox holds, not how fast.
-    let size = counting(0).len();
-    until(|| primary.core().buffered().1 == 1000 * size).await;
+    let size: usize = (0..1000).map(|number| counting(number).len()).sum();
+    until(|| primary.core().buffered().1 == size).await;
     assert!(primary.core().inbox_blocks() <= 1, "the messages are gathered in one block");
     let _peer = writing.join().unwrap();
 }
@@ -162,6 +163,7 @@ async fn messages_scattered_among_other_frames_do_not_keep_what_was_read_with_th
 #[tokio::test]
 async fn a_peer_that_asks_and_never_reads_is_not_listened_to_until_it_reads() {
     const ANSWER: usize = 64 << 10;
+    let answer = "x".repeat(ANSWER);
     let (mut peer, primary, _end) = raw();
     let mut asked = 0;
     let mut spent = 0;
@@ -179,7 +181,7 @@ async fn a_peer_that_asks_and_never_reads_is_not_listened_to_until_it_reads() {
         tokio::task::yield_now().await;
         while let Received::Message(message) = primary.try_recv() {
             let Up::Echo { reply, .. } = message else { panic!("a question was expected") };
-            reply.send("x".repeat(ANSWER));
+            reply.send(answer.clone());
             answered += 1;
             idle = false;
         }
@@ -191,10 +193,11 @@ async fn a_peer_that_asks_and_never_reads_is_not_listened_to_until_it_reads() {
     }
     assert!(asked > 100 && answered < asked, "{answered} of {asked} were taken");
     // It begins to read: the rest is taken.
+    let frame = (5 + 8 + encoded(&answer).len()) as u64;
     let reading = std::thread::spawn(move || {
         peer.set_nonblocking(false).unwrap();
         let mut chunk = vec![0; 1 << 20];
-        let mut left = asked * (5 + 8 + 8 + ANSWER as u64);
+        let mut left = asked * frame;
         while left > 0 {
             match peer.read(&mut chunk) {
                 Ok(0) => break,
@@ -207,7 +210,7 @@ async fn a_peer_that_asks_and_never_reads_is_not_listened_to_until_it_reads() {
     });
     while answered < asked {
         let Some(Up::Echo { reply, .. }) = soon(primary.recv()).await else { panic!("a question was expected") };
-        reply.send("x".repeat(ANSWER));
+        reply.send(answer.clone());
         answered += 1;
     }
     soon(primary.flush()).await;
@@ -312,21 +315,15 @@ async fn read_frame(peer: &mut UnixStream) -> Vec<u8> {
 }
 
 fn counting(number: u64) -> Vec<u8> {
-    encoded(&UpWire::Count(number))
+    message(&encoded(&UpWire::Count(number)))
 }
 
 fn asking(tag: u64) -> Vec<u8> {
-    encoded(&UpWire::Echo { text: String::new(), reply: ReplyTag::test(tag) })
-}
-
-fn encoded(wire: &UpWire) -> Vec<u8> {
-    let mut payload = Vec::new();
-    codec::encode(wire, |bytes| payload.extend_from_slice(bytes)).unwrap();
-    message(&payload)
+    message(&encoded(&UpWire::Echo { text: String::new(), reply: ReplyTag::test(tag) }))
 }
 
 fn message(payload: &[u8]) -> Vec<u8> {
-    let mut frame = FrameBuf::message(None);
+    let mut frame = FrameBuf::message(LIMIT, None);
     frame.put(payload);
-    frame.finish().unwrap().to_vec()
+    bytes_of(frame.finish().unwrap())
 }

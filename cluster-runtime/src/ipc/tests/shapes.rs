@@ -6,7 +6,7 @@ use std::net::{IpAddr, Ipv4Addr};
 
 use serde::de::DeserializeOwned;
 
-use super::super::codec::{decode, encode};
+use super::super::codec::decode;
 use super::*;
 
 #[derive(Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -27,47 +27,44 @@ struct Twins((u8, Vec<Self>));
 #[derive(Debug, PartialEq, Eq, Serialize, Deserialize)]
 struct Endless(Box<Self>);
 
-const ONE: u64 = 1;
-
 #[test]
 fn a_value_nested_a_million_deep_is_an_error() {
-    refuses_a_million::<List>(&[1, 0, 0, 0]);
-    refuses_a_million::<List>(&[2, 0, 0, 0, 9]);
-    refuses_a_million::<List>(&[3, 0, 0, 0]);
+    refuses_a_million::<List>(&variant(1));
+    refuses_a_million::<List>(&[variant(2), vec![9]].concat());
+    refuses_a_million::<List>(&variant(3));
     refuses_a_million::<Chain>(&[1]);
-    refuses_a_million::<Nest>(&[&ONE.to_le_bytes()[..], &[1]].concat());
-    refuses_a_million::<Tree>(&[&[9], &ONE.to_le_bytes()[..], &[9]].concat());
-    refuses_a_million::<Twins>(&[&[9], &ONE.to_le_bytes()[..]].concat());
+    refuses_a_million::<Nest>(&[length(1), vec![1]].concat());
+    refuses_a_million::<Tree>(&[vec![9], length(1), vec![9]].concat());
+    refuses_a_million::<Twins>(&[vec![9], length(1)].concat());
     assert_eq!(decode::<Endless>(&[]), too_deep());
 }
 
 #[test]
 fn a_hundred_levels_pass_and_the_line_is_the_same_for_sender_and_receiver() {
-    let nothing = 0_u64.to_le_bytes();
-    let one = ONE.to_le_bytes();
     let end = || List::End;
-    assert_eq!(most(end, |next| List::Next(Box::new(next)), &[1, 0, 0, 0], &[0; 4]), 127);
-    assert_eq!(most(end, |next| List::Item(9, Box::new(next)), &[2, 0, 0, 0, 9], &[0; 4]), 127);
-    assert_eq!(most(end, |next| List::Named { next: Box::new(next) }, &[3, 0, 0, 0], &[0; 4]), 127);
+    assert_eq!(most(end, |next| List::Next(Box::new(next)), &variant(1), &variant(0)), 127);
+    let item = [variant(2), vec![9]].concat();
+    assert_eq!(most(end, |next| List::Item(9, Box::new(next)), &item, &variant(0)), 127);
+    assert_eq!(most(end, |next| List::Named { next: Box::new(next) }, &variant(3), &variant(0)), 127);
     // Two levels each from here on, or three.
     assert_eq!(most(|| Chain { next: None }, |next| Chain { next: Some(Box::new(next)) }, &[1], &[0]), 63);
-    let nest = [&one[..], &[1]].concat();
-    assert_eq!(most(|| Nest(Vec::new()), |next| Nest(vec![Some(next)]), &nest, &nothing), 42);
-    let tree = [&[9], &one[..], &[9]].concat();
-    let leaf = [&[9], &nothing[..]].concat();
+    let nest = [length(1), vec![1]].concat();
+    assert_eq!(most(|| Nest(Vec::new()), |next| Nest(vec![Some(next)]), &nest, &length(0)), 42);
+    let tree = [vec![9], length(1), vec![9]].concat();
+    let leaf = [vec![9], length(0)].concat();
     assert_eq!(most(|| Tree(9, BTreeMap::new()), |next| Tree(9, BTreeMap::from([(9, next)])), &tree, &leaf), 63);
-    let twins = [&[9], &one[..]].concat();
+    let twins = [vec![9], length(1)].concat();
     assert_eq!(most(|| Twins((9, Vec::new())), |next| Twins((9, vec![next])), &twins, &leaf), 41);
 }
 
 #[test]
 fn elements_that_take_no_bytes_do_not_keep_the_receiver_busy() {
-    let endless = (u64::MAX / 2).to_le_bytes();
+    let endless = length(u64::MAX / 2);
     assert_eq!(decode::<Vec<()>>(&endless), too_many());
     assert_eq!(decode::<BTreeMap<(), ()>>(&endless), too_many());
     assert_eq!(decode::<Vec<(Unit, [(); 3])>>(&endless), too_many());
-    let often = [10_u64, 1000, 1000, 1000, 1000, 1000, 1000, 1000, 1000, 1000, 1000];
-    let often: Vec<u8> = often.into_iter().flat_map(u64::to_le_bytes).collect();
+    let often = [10, 1000, 1000, 1000, 1000, 1000, 1000, 1000, 1000, 1000, 1000];
+    let often: Vec<u8> = often.into_iter().flat_map(length).collect();
     assert_eq!(decode::<Vec<Vec<()>>>(&often), too_many());
 }
 
@@ -75,9 +72,9 @@ fn elements_that_take_no_bytes_do_not_keep_the_receiver_busy() {
 fn some_elements_without_bytes_pass_and_what_the_receiver_refuses_is_not_sent() {
     assert_eq!(decode(&encoded(&vec![(); 4000])), Ok(vec![(); 4000]));
     assert_eq!(decode(&encoded(&vec![Unit; 3])), Ok(vec![Unit; 3]));
-    for length in 4000..4200 {
-        let received = decode::<Vec<()>>(&(length as u64).to_le_bytes());
-        assert_eq!(try_encode(&vec![(); length]).is_ok(), received.is_ok(), "{length} elements");
+    for elements in 4000..4200 {
+        let received = decode::<Vec<()>>(&length(elements as u64));
+        assert_eq!(try_encode(&vec![(); elements]).is_ok(), received.is_ok(), "{elements} elements");
     }
     assert_eq!(try_encode(&vec![(); 4200]), too_many());
 }
@@ -103,7 +100,7 @@ fn every_kind_of_value_passes_through_the_bounds() {
 #[test]
 fn the_encoding_is_not_for_people() {
     let address = IpAddr::V4(Ipv4Addr::new(1, 2, 3, 4));
-    assert_eq!(encoded(&address), [0, 0, 0, 0, 1, 2, 3, 4]);
+    assert_eq!(encoded(&address), [variant(0), vec![1, 2, 3, 4]].concat());
     passes(address);
 }
 
@@ -146,11 +143,12 @@ fn passes<T: Serialize + DeserializeOwned + Debug + PartialEq>(value: T) {
     assert_eq!(decode(&encoded(&value)), Ok(value));
 }
 
-fn encoded<T: Serialize>(value: &T) -> Vec<u8> {
-    try_encode(value).unwrap()
+/// What a variant begins with.
+fn variant(index: u32) -> Vec<u8> {
+    encoded(&index)
 }
 
-fn try_encode<T: Serialize>(value: &T) -> Result<Vec<u8>, String> {
-    let mut bytes = Vec::new();
-    encode(value, |piece| bytes.extend_from_slice(piece)).map(|()| bytes)
+/// What a sequence or a map begins with.
+fn length(elements: u64) -> Vec<u8> {
+    encoded(&elements)
 }

@@ -309,7 +309,7 @@ async fn before_exec(path: PathBuf) {
     let mut ports = ports(2, Dispatch::Balanced);
     let (_, address, _) = listen(&mut ports, 0, &any());
     listen(&mut ports, 0, &on(Endpoint::Unix(path)));
-    let lanes = [(); 2].map(|()| Lane::<Word, Word>::new(Arc::default()));
+    let lanes = [(); 2].map(|()| Lane::<Word, Word>::new(1 << 20, Arc::default()));
     let (one, other) = UnixStream::pair().unwrap();
     for (lane, socket) in lanes.iter().zip([one, other]) {
         tokio::spawn(lane.drive(socket));
