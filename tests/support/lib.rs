@@ -252,7 +252,7 @@ pub fn skip(why: &str) {
 }
 
 /// What a developer's shell may have set, and a fixture must not see.
-const SETTINGS: [&str; 19] = [
+const SETTINGS: [&str; 20] = [
     "ADDR",
     "CLUSTER_WORKERS",
     "WEB_CONCURRENCY",
