@@ -408,6 +408,7 @@ impl Deframer {
     }
 
     /// Bytes of the stream that were read elsewhere.
+    #[cfg(test)]
     pub(super) fn extend(&mut self, bytes: &[u8]) {
         self.buffer.extend_from_slice(bytes);
     }
@@ -590,6 +591,7 @@ pub(super) fn compact(bytes: Bytes) -> Bytes {
 }
 
 /// How a frame begins.
+#[derive(Clone, Copy)]
 struct Head {
     kind: u8,
     size: usize,

@@ -57,7 +57,7 @@ impl<T: Serialize + DeserializeOwned + Send + 'static> Reply<T> {
     ///
     /// If the asking process is gone or has stopped waiting, nothing happens: that is not an error of the one who
     /// answers. An answer that does not go out is logged as a warning, and the asking process gets
-    /// [`CallError::Unanswered`]: one that cannot be encoded, one of more than 16 MiB, and any while more than 4 MiB of
+    /// [`CallError::Unanswered`]: one that cannot be encoded, one above [`max_message`](crate::Config::max_message), and any while more than 4 MiB of
     /// earlier answers to the same process have not gone out, because it does not read them or because this process
     /// answers many requests at once.
     #[expect(clippy::needless_pass_by_value, reason = "an answer is handed over, as a message is")]

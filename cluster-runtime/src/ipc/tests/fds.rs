@@ -232,7 +232,9 @@ async fn a_peer_that_sends_descriptors_that_belong_to_nothing_loses_the_lane_and
         let body = [&note[5..], &[count]].concat();
         [&(1 + body.len() as u32).to_le_bytes()[..], &[7], &body].concat()
     };
-    let cases: [(&str, Vec<(Vec<u8>, usize)>); 6] = [
+    /// Bytes, and how many descriptors with them.
+    type Writes = Vec<(Vec<u8>, usize)>;
+    let cases: [(&str, Writes); 6] = [
         ("none although it says one", vec![(with(1), 0)]),
         ("two although it says one", vec![(with(1), 2)]),
         ("none and it says so", vec![(with(0), 0)]),
