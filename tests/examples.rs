@@ -7,11 +7,14 @@ use std::time::Instant;
 use std::{fs, thread};
 
 use support::http::{self, Connection};
+use support::scratch::Scratch;
 use support::{Cluster, Signal};
 
+const CACHE: &str = env!("CARGO_BIN_EXE_example-cache");
 const COUNTER: &str = env!("CARGO_BIN_EXE_example-counter");
 const HELLO: &str = env!("CARGO_BIN_EXE_example-hello");
 const REPORT: &str = env!("CARGO_BIN_EXE_example-report");
+const SHARED_STATE: &str = env!("CARGO_BIN_EXE_example-shared-state");
 
 fn example(program: &str, workers: usize) -> Cluster {
     Cluster::of(program).workers(workers).env("ADDR", "127.0.0.1:0").start()
@@ -20,7 +23,7 @@ fn example(program: &str, workers: usize) -> Cluster {
 /// The one line that a user sees, with all that is needed to try it.
 #[test]
 fn each_says_in_one_line_where_it_listens_and_how_to_try_it() {
-    for program in [COUNTER, HELLO, REPORT] {
+    for program in [COUNTER, HELLO, REPORT, SHARED_STATE] {
         let mut cluster = example(program, 2);
         let address = cluster.wait_ready();
         let line = format!("cluster: 2 workers ready on {address}; try: curl http://{address}/");
@@ -40,7 +43,7 @@ fn each_says_in_one_line_where_it_listens_and_how_to_try_it() {
 fn each_starts_one_worker_per_core_where_nothing_else_is_said() {
     let cores = thread::available_parallelism().unwrap().get();
     let workers = if cores == 1 { "1 worker".to_owned() } else { format!("{cores} workers") };
-    for program in [COUNTER, HELLO, REPORT] {
+    for program in [COUNTER, HELLO, REPORT, SHARED_STATE] {
         let mut cluster = Cluster::of(program).env("ADDR", "127.0.0.1:0").start();
         cluster.wait_for(&format!("cluster: {workers} ready on 127.0.0.1:"));
     }
@@ -48,7 +51,7 @@ fn each_starts_one_worker_per_core_where_nothing_else_is_said() {
 
 #[test]
 fn each_listens_where_it_is_told_and_a_second_one_there_fails_clearly() {
-    for program in [COUNTER, HELLO, REPORT] {
+    for program in [COUNTER, HELLO, REPORT, SHARED_STATE] {
         let free = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
         let start = |workers| Cluster::of(program).workers(workers).env("ADDR", &free.to_string()).start();
         let mut first = start(2);
@@ -194,6 +197,48 @@ fn while_one_worker_makes_a_report_another_answers() {
         });
         assert!(report.starts_with("report by worker 1: the first "), "{report:?}");
     }
+    cluster.signal(Signal::SIGTERM);
+    cluster.expect_exit(0);
+}
+
+/// Which worker has answered, what, and where it has found that.
+fn parse_found(found: &str) -> (String, String, String) {
+    let words: Vec<&str> = found.trim_end().trim_end_matches(')').splitn(6, ' ').collect();
+    let [value, "(worker", worker, "found", "it", place] = words[..] else { panic!("{found:?}") };
+    (worker.into(), value.into(), place.into())
+}
+
+#[test]
+fn what_one_worker_is_told_to_change_all_others_forget() {
+    let data = Scratch::new();
+    let launch = Cluster::of(CACHE).workers(2).env("ADDR", "127.0.0.1:0");
+    let mut cluster = launch.env("DATA", data.path("values").to_str().unwrap()).start();
+    let address = cluster.wait_ready();
+    let change = |value: &str| {
+        let mut connection = Connection::open(address).unwrap();
+        let head = format!("PUT /greeting HTTP/1.1\r\nhost: test\r\ncontent-length: {}\r\n\r\n", value.len());
+        connection.send(&(head + value)).unwrap();
+        let answer = connection.answer().unwrap();
+        assert!(answer.body.ends_with(" told 1 others\n"), "{answer:?}");
+    };
+    assert_eq!(http::get(address, "/greeting").unwrap().status, 404);
+    assert_eq!(http::get(address, "/..%2Fgreeting").unwrap().status, 400);
+    change("hello");
+    let mut connections = BTreeMap::new();
+    while connections.len() < 2 {
+        let mut connection = Connection::open(address).unwrap();
+        let (worker, ..) = parse_found(&connection.get("/greeting").unwrap().body);
+        connections.insert(worker, connection);
+    }
+    let mut ask = move || {
+        let answers = connections.values_mut().map(|connection| connection.get("/greeting").unwrap().body);
+        answers.map(|found| parse_found(&found)).map(|(_, value, place)| (value, place)).collect::<BTreeSet<_>>()
+    };
+    let cached = |value: &str| BTreeSet::from([(value.to_owned(), "in its cache".to_owned())]);
+    // Each may be told of the first change after it has read it.
+    cluster.wait_until("both to have it in their caches", |_| (ask() == cached("hello")).then_some(()));
+    change("goodbye");
+    cluster.wait_until("both to have read it anew", |_| (ask() == cached("goodbye")).then_some(()));
     cluster.signal(Signal::SIGTERM);
     cluster.expect_exit(0);
 }

@@ -26,7 +26,16 @@ fn a_packet_that_is_too_large_is_told_off() {
 
 #[test]
 fn another_version_of_the_protocol_is_told_off() {
-    told_off("protocol", "control lane: protocol 4 instead of 3: it is of another build of cluster");
+    told_off("protocol", "control lane: protocol 6 instead of 5: it is of another build of cluster");
+}
+
+#[test]
+fn another_codec_is_told_off_by_its_feature() {
+    let (ours, theirs) = if cfg!(feature = "bincode") { ("bincode", "postcard") } else { ("postcard", "bincode") };
+    told_off(
+        "codec",
+        &format!("built with cluster's feature `{theirs}`, and this one with `{ours}`: build both with the"),
+    );
 }
 
 #[test]
@@ -63,8 +72,8 @@ fn a_flood_of_requests_whose_answers_nobody_reads_is_told_off() {
 #[test]
 fn nonsense_on_the_messages_lane_is_told_off() {
     // "GET " as a length.
-    told_off("message-garbage", "a frame of 542393671 bytes; the limit is 16777216");
-    told_off("message-giant", "a frame of 2147483647 bytes; the limit is 16777216");
+    told_off("message-garbage", "a frame of 542393671 bytes; the limit is 131073");
+    told_off("message-giant", "a frame of 2147483647 bytes; the limit is 131073");
     told_off("message-kind", "a frame of the unknown kind 99");
     told_off("message-credit", "credit");
 }

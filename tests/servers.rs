@@ -116,7 +116,7 @@ fn a_request_that_runs_is_finished<S: Read + Write>(
 
 #[test]
 fn grpc_calls_that_stream_are_told_and_ended_when_the_cluster_stops() {
-    let mut cluster = example(&grpc());
+    let mut cluster = example(&support::example_beside("example-grpc"));
     let address = cluster.wait_ready();
     in_time(async {
         let channel = tonic::transport::Endpoint::from_shared(format!("http://{address}")).unwrap();
@@ -132,17 +132,6 @@ fn grpc_calls_that_stream_are_told_and_ended_when_the_cluster_stops() {
         assert_eq!(watch.message().await.unwrap(), None, "it ends as a call that went well");
     });
     cluster.expect_exit(0);
-}
-
-/// Cargo names the path of a [[bin]] only; the examples of a package lie beside its tests.
-fn grpc() -> String {
-    let test = std::env::current_exe().unwrap();
-    let program = test.ancestors().nth(2).unwrap().join("examples/example-grpc");
-    assert!(
-        program.exists(),
-        "`cargo build --package tests --examples` makes it; so does a `cargo test` of everything"
-    );
-    program.into_os_string().into_string().unwrap()
 }
 
 fn status(status: ServingStatus) -> HealthCheckResponse {

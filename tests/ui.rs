@@ -14,8 +14,16 @@ fn every_mistake_is_refused_as_its_stderr_says() {
 
 #[test]
 fn every_mistake_gets_one_message() {
-    // Three mistakes in one attribute.
-    let more = [("many-wrong-keys", 3)];
+    // Three mistakes in one attribute; data that serde can neither write nor read; and a field beside the type that it is in.
+    let more = [
+        ("many-wrong-keys", 3),
+        ("message-answer-no-data", 2),
+        ("message-elements-no-data", 2),
+        ("message-field-no-data", 2),
+        ("message-generic-no-data", 2),
+        ("message-variant-no-data", 2),
+        ("message-not-send", 2),
+    ];
     for file in fs::read_dir(Path::new(env!("CARGO_MANIFEST_DIR")).join("ui")).expect("the directory is there") {
         let path = file.expect("the directory can be read").path();
         if path.extension().is_some_and(|extension| extension == "stderr") {

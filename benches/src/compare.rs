@@ -1,21 +1,19 @@
 //! The run: every peer, every measurement, round after round.
 
-use std::process::Command;
-
-use crate::options::Options;
+use crate::options::{self, Options};
 use crate::peer::{self, Peer};
 use crate::results::{self, Samples};
-use crate::{measure, wrk};
+use crate::{measure, programs, wrk};
 
 pub(crate) fn run(options: &Options) -> Result<(), String> {
     let peers = peer::select(&options.only)?;
-    let measurements = measure::select(&options.measure)?;
+    let measurements = options::choose(&measure::ALL, &options.measure)?;
     if wrk::version().is_none() {
         return Err(
             "wrk makes the load and is missing; benches/install-peers installs it (Debian: apt-get install wrk)".into(),
         );
     }
-    build_peers();
+    programs::build(&["--bins"]);
     let (installed, missing): (Vec<&Peer>, Vec<&Peer>) =
         peers.into_iter().partition(|peer| peer.executable().is_some());
     for peer in &missing {
@@ -30,10 +28,4 @@ pub(crate) fn run(options: &Options) -> Result<(), String> {
     }
     results::write(options, &installed, &missing, &samples);
     Ok(())
-}
-
-/// `cargo run` builds this program only.
-fn build_peers() {
-    let built = Command::new(env!("CARGO")).args(["build", "--release", "--package", "benches", "--bins"]).status();
-    assert!(built.is_ok_and(|status| status.success()), "the peers do not build");
 }

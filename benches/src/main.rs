@@ -1,4 +1,5 @@
-//! Side-by-side figures, `cargo run --release -p benches -- compare`, and the long run that shows what changes cost, `… -- change`.
+//! Side-by-side figures, `cargo run --release -p benches -- compare`, the long run that shows what changes cost, `… -- change`, and what
+//! messages cost, `… -- messages`.
 //!
 //! In `compare`, peers run in turn, round after round, on the same machine in one run; what is reported is the median of the rounds. Beside
 //! requests per second stands the CPU time of the peer's whole process tree, because the machine is shared with the client.
@@ -6,10 +7,13 @@
 mod change;
 mod client;
 mod compare;
+mod lines;
 mod measure;
+mod messages;
 mod options;
 mod peer;
 mod process;
+mod programs;
 mod results;
 mod running;
 mod spinner;
@@ -29,7 +33,8 @@ fn main() -> ExitCode {
             let command = format!("cargo run --release -p benches -- {}", arguments.join(" "));
             change::Options::parse(rest).and_then(|options| change::run(&options, &command))
         }
-        _ => Err(format!("{USAGE}\n{}", change::USAGE)),
+        Some("messages") => messages::Options::parse(rest).and_then(|options| messages::run(&options)),
+        _ => Err(format!("{USAGE}\n{}\n{}", change::USAGE, messages::USAGE)),
     };
     match result {
         Ok(true) => ExitCode::SUCCESS,

@@ -39,6 +39,15 @@ impl Options {
     }
 }
 
+/// Those that were asked for by name, or all.
+pub(crate) fn choose<T: Copy>(all: &[(&'static str, T)], asked: &[String]) -> Result<Vec<(&'static str, T)>, String> {
+    if let Some(stranger) = asked.iter().find(|name| all.iter().all(|(known, _)| known != name)) {
+        let known: Vec<&str> = all.iter().map(|(name, _)| *name).collect();
+        return Err(format!("--measure {stranger}: there are {}", known.join(", ")));
+    }
+    Ok(all.iter().copied().filter(|(known, _)| asked.is_empty() || asked.iter().any(|name| name == known)).collect())
+}
+
 /// A number that makes sense as an amount.
 pub(crate) fn positive(key: &str, value: &str) -> Result<usize, String> {
     value.parse().ok().filter(|number| *number > 0).ok_or_else(|| format!("{key} {value}: not a positive whole number"))

@@ -5,6 +5,8 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::{env, fs};
 
+use crate::programs;
+
 /// A program that answers `GET /`.
 pub(crate) struct Peer {
     pub(crate) name: &'static str,
@@ -82,13 +84,11 @@ impl Peer {
 
     /// None, if it is not installed.
     pub(crate) fn executable(&self) -> Option<PathBuf> {
-        let here = env::current_exe().ok()?;
         let path = match self.program {
-            Program::Service { .. } => here.with_file_name("peer-service"),
-            Program::Tokio => here.with_file_name("peer-tokio-threads"),
-            Program::Hyper => here.with_file_name("peer-hyper-reuseport"),
-            // Where `install-peers` puts it: beside the directory of this program.
-            Program::Node { .. } => here.parent()?.with_file_name("peers").join("node_modules/node/bin/node"),
+            Program::Service { .. } => programs::path("peer-service"),
+            Program::Tokio => programs::path("peer-tokio-threads"),
+            Program::Hyper => programs::path("peer-hyper-reuseport"),
+            Program::Node { .. } => return find_node(),
             Program::Nginx { .. } => find_nginx()?,
         };
         path.exists().then_some(path)
@@ -118,6 +118,17 @@ impl Peer {
         };
         command
     }
+}
+
+/// Where `install-peers` puts it: beside the directory of this program.
+pub(crate) fn find_node() -> Option<PathBuf> {
+    let here = env::current_exe().ok()?;
+    let path = here.parent()?.with_file_name("peers").join("node_modules/node/bin/node");
+    path.exists().then_some(path)
+}
+
+pub(crate) fn node_version() -> Option<String> {
+    ALL.iter().find(|peer| matches!(peer.program, Program::Node { .. }))?.version()
 }
 
 /// Debian has it where only root's PATH leads.

@@ -16,6 +16,11 @@ pub(crate) fn cpu_time(pid: u32) -> Duration {
     texts.filter_map(|text| text.split_whitespace().next()?.parse().ok()).map(Duration::from_nanos).sum()
 }
 
+/// The same of a process and those that it has started; none of their threads may end between two looks.
+pub(crate) fn tree_cpu_time(pid: u32) -> Duration {
+    children(pid).into_iter().chain([pid]).map(cpu_time).sum()
+}
+
 /// Whether a signal has stopped it: the signal is delivered a moment after it was sent.
 pub(crate) fn is_stopped(pid: u32) -> bool {
     state(pid) == Some('T')

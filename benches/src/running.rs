@@ -1,8 +1,8 @@
 //! A peer that runs.
 
 use std::net::{SocketAddr, TcpListener};
-use std::path::PathBuf;
-use std::process::{Child, Stdio};
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 use std::{env, fs, thread};
 
@@ -24,15 +24,21 @@ pub(crate) struct Running {
 
 impl Running {
     pub(crate) fn start(peer: &Peer, workers: usize) -> Self {
+        let processes = if peer.has_processes() { workers } else { 0 };
+        Self::spawn(processes, |address, scratch| peer.command(address, workers, scratch))
+    }
+
+    /// What `command` makes for an address and a directory for its files. It will have so many worker processes.
+    pub(crate) fn spawn(workers: usize, command: impl FnOnce(SocketAddr, &Path) -> Command) -> Self {
         let address = free_address();
         let scratch = env::temp_dir().join(format!("benches-{}", address.port()));
         fs::create_dir_all(&scratch).expect("there is room for temporary files");
-        let mut command = peer.command(address, workers, &scratch);
+        let mut command = command(address, &scratch);
         let started = Instant::now();
         let child = command.stdin(Stdio::null()).spawn().expect("the peer starts");
         let mut running = Self { child, scratch, address, started_in: Duration::ZERO };
         running.started_in = running.wait_for_answer(started);
-        running.settle(if peer.has_processes() { workers } else { 0 });
+        running.settle(workers);
         running
     }
 
@@ -51,7 +57,7 @@ impl Running {
 
     /// CPU time of the whole tree so far; no process or thread of it may end between two looks.
     pub(crate) fn cpu_time(&self) -> Duration {
-        self.workers().into_iter().chain([self.child.id()]).map(process::cpu_time).sum()
+        process::tree_cpu_time(self.child.id())
     }
 
     /// The mean over the workers, of which there must be some.
@@ -87,18 +93,8 @@ impl Running {
     /// Waits until all workers are there and none has anything to do, without their help: the first answer comes before the last
     /// worker is ready.
     pub(crate) fn settle(&self, workers: usize) {
-        const PAUSE: Duration = Duration::from_millis(100);
-        const QUIET: Duration = Duration::from_millis(1);
-        let since = Instant::now();
-        loop {
-            let before = self.cpu_time();
-            thread::sleep(PAUSE);
-            let spent = self.cpu_time().saturating_sub(before);
-            if self.workers().len() == workers && spent < QUIET {
-                return;
-            }
-            assert!(since.elapsed() < Duration::from_secs(30), "{} never rests", self.address);
-        }
+        let settled = within(Duration::from_secs(30), || rests(self.child.id()) && self.workers().len() == workers);
+        assert!(settled, "{} never rests", self.address);
     }
 }
 
@@ -128,6 +124,15 @@ pub(crate) fn end(child: &mut Child) {
             send(pid, Signal::SIGKILL);
         }
     }
+}
+
+/// Whether a program and its workers do next to nothing for a while.
+pub(crate) fn rests(pid: u32) -> bool {
+    const PAUSE: Duration = Duration::from_millis(100);
+    const QUIET: Duration = Duration::from_millis(1);
+    let before = process::tree_cpu_time(pid);
+    thread::sleep(PAUSE);
+    process::tree_cpu_time(pid).saturating_sub(before) < QUIET
 }
 
 /// To a process that this program has started, directly or not.

@@ -1,7 +1,8 @@
 //! A neighbour that burns one core and has nothing to do with the service.
 
-use std::env;
 use std::process::{Child, Command};
+
+use crate::programs;
 
 /// One that runs; ended by being dropped.
 pub(crate) struct Spinner(Child);
@@ -11,8 +12,7 @@ impl Spinner {
     const SECONDS: &str = "30";
 
     pub(crate) fn start() -> Self {
-        let program = env::current_exe().expect("this program has a path").with_file_name("spinner");
-        Self(Command::new(program).arg(Self::SECONDS).spawn().expect("the spinner starts"))
+        Self(Command::new(programs::path("spinner")).arg(Self::SECONDS).spawn().expect("the spinner starts"))
     }
 }
 

@@ -1,20 +1,20 @@
 //! `#[derive(cluster::Message)]`: a hidden mirror of the type that can travel, and the way there and back.
 //!
-//! The mirror has the same variants, fields and serde attributes, with a number in place of each `Reply<T>` and `Replies<T>`, and derives
-//! serde's traits; the way there and back are two matches. Refused is what cannot cross a process boundary, or cannot be
-//! decoded from bincode, which does not describe itself.
+//! The mirror has the same variants, fields and serde attributes, with a number in place of each `Reply<T>` and
+//! `Replies<T>`, and derives serde's traits, each field by a module of the runtime; the way there and back are two matches. Refused is what cannot cross a
+//! process boundary, or cannot be decoded from a form that does not describe itself.
 //!
 //! The file reads in this order: the type in our terms, what is written out, what is refused.
 
 use proc_macro2::{Delimiter, Group, Ident, Span, TokenStream, TokenTree};
-use quote::{ToTokens, format_ident, quote, quote_spanned};
+use quote::{ToTokens, format_ident, quote};
 use syn::ext::IdentExt as _;
 use syn::parse::ParseStream;
 use syn::punctuated::Punctuated;
 use syn::spanned::Spanned as _;
 use syn::{
-    Attribute, Data, DeriveInput, Field, Fields, GenericArgument, GenericParam, Generics, Member, Meta, Path,
-    PathArguments, Token, Type, Variant, Visibility, WherePredicate, parse_quote,
+    Attribute, Data, DeriveInput, Field, Fields, GenericArgument, GenericParam, Generics, LitInt, LitStr, Member, Meta,
+    Path, PathArguments, Token, Type, Variant, Visibility, WherePredicate, parse_quote,
 };
 
 use crate::args::crate_path;
@@ -38,6 +38,8 @@ pub(crate) fn derive(input: TokenStream) -> TokenStream {
 /// The type that is to be a message, in our terms.
 struct Message<'a> {
     krate: Path,
+    /// What the user raises when a type that a field names has changed.
+    version: Option<u32>,
     visibility: &'a Visibility,
     name: &'a Ident,
     generics: &'a Generics,
@@ -77,7 +79,7 @@ enum Kind<'a> {
     Handle(Handle, &'a Type),
 }
 
-#[derive(Clone, Copy)]
+#[derive(Clone, Copy, PartialEq, Eq)]
 enum Handle {
     Reply,
     Replies,
@@ -85,13 +87,7 @@ enum Handle {
 
 impl Handle {
     fn called(name: &Ident) -> Option<Self> {
-        if name == "Reply" {
-            Some(Self::Reply)
-        } else if name == "Replies" {
-            Some(Self::Replies)
-        } else {
-            None
-        }
+        [Self::Reply, Self::Replies].into_iter().find(|handle| name == handle.name())
     }
 
     const fn name(self) -> &'static str {
@@ -101,7 +97,15 @@ impl Handle {
         }
     }
 
-    /// What makes it from the number.
+    /// What makes the number of it.
+    fn into_tag(self, krate: &Path) -> TokenStream {
+        match self {
+            Self::Reply => quote!(#krate::__private::reply_tag),
+            Self::Replies => quote!(#krate::__private::replies_tag),
+        }
+    }
+
+    /// What makes it of the number; and a name for a field.
     const fn maker(self) -> &'static str {
         match self {
             Self::Reply => "reply",
@@ -122,11 +126,11 @@ impl<'a> Message<'a> {
                 Body::Union
             }
         };
-        let krate = own_crate(&input.attrs, mistakes);
+        let Keys { krate, version } = Keys::read(&input.attrs, mistakes);
         let mut serde = serde_attributes(&input.attrs, Place::Type, mistakes);
         // The mirror's serde is the one that the runtime brings along.
         serde.retain(|meta| !meta.path().is_ident("crate"));
-        Self { krate, visibility: &input.vis, name: &input.ident, generics: &input.generics, serde, body }
+        Self { krate, version, visibility: &input.vis, name: &input.ident, generics: &input.generics, serde, body }
     }
 
     fn cases(&self) -> &[Case<'a>] {
@@ -137,8 +141,12 @@ impl<'a> Message<'a> {
         }
     }
 
+    fn parts(&self) -> impl Iterator<Item = &Part<'a>> {
+        self.cases().iter().flat_map(|case| &case.parts)
+    }
+
     fn has_handles(&self) -> bool {
-        self.cases().iter().flat_map(|case| &case.parts).any(|part| matches!(part.kind, Kind::Handle(..)))
+        self.parts().any(|part| matches!(part.kind, Kind::Handle(..)))
     }
 }
 
@@ -198,6 +206,8 @@ impl Message<'_> {
         let fingerprint = self.fingerprint();
         let there = self.cases().iter().map(|case| case.there(krate, generics));
         let back = self.cases().iter().map(|case| case.back(generics));
+        // rustc alone would name the type that cannot be sent, and not the field that it is in.
+        let sendable = self.parts().filter_map(|part| part.must_be_send(krate));
         let origin = if self.has_handles() { origin_name().to_token_stream() } else { quote!(_) };
         quote! {
             const _: () = {
@@ -211,6 +221,7 @@ impl Message<'_> {
                     const NAME: &'static ::core::primitive::str = #label;
 
                     fn fingerprint() -> #krate::__private::Fingerprint {
+                        #(#sendable)*
                         #fingerprint
                     }
 
@@ -262,7 +273,11 @@ impl Message<'_> {
         let serde = plainly(quote!(#krate::__private::serde));
         // Only the user's own bounds: with a `T: DeserializeOwned` among them, those that serde adds make two for the same T.
         let bound = (!self.serde.iter().any(|meta| meta.path().is_ident("bound"))).then(|| quote!(, bound = ""));
-        let definition = self.definition(&mirror_name(), visibility, |part| part.wire_type(krate, generics));
+        let definition = self.definition(&mirror_name(), visibility, |part| {
+            let mut serde = part.serde.clone();
+            serde.extend(part.carrier(krate));
+            (serde_tokens(&serde), part.wire_type(krate, generics))
+        });
         let (_, ty_generics, _) = generics.split_for_impl();
         let definition = with_self(definition, &quote!(#name #ty_generics));
         quote! {
@@ -276,21 +291,28 @@ impl Message<'_> {
     /// Names the type and everything that decides how it is encoded, and the types that it is generic over.
     fn fingerprint(&self) -> TokenStream {
         let Self { krate, generics, .. } = self;
-        let schema = self.definition(self.name, &Visibility::Inherited, |part| part.ty.to_token_stream());
-        let text = plainly(schema);
+        let as_written = |part: &Part<'_>| (serde_tokens(&part.serde), part.ty.to_token_stream());
+        let schema = self.definition(self.name, &Visibility::Inherited, as_written);
+        let version = self.version.map_or_else(String::new, |version| format!(" version {version}"));
+        let text = plainly(schema) + &version;
         let types = generics.type_params().map(|parameter| &parameter.ident);
         // The values of const parameters have no text: they are part of the whole type's name.
         let whole = generics.const_params().next().map(|_| quote!(.with_type::<Self>()));
         quote!(#krate::__private::Fingerprint::of(#text)#(.with_type::<#types>())* #whole)
     }
 
-    /// The definition anew, with another name and other types, without any attribute but serde's.
-    fn definition(&self, name: &Ident, visibility: &Visibility, ty: impl Fn(&Part<'_>) -> TokenStream) -> TokenStream {
+    /// The definition anew, with another name, and other attributes and types of the fields; without any attribute but serde's.
+    fn definition(
+        &self,
+        name: &Ident,
+        visibility: &Visibility,
+        field: impl Fn(&Part<'_>) -> (TokenStream, TokenStream),
+    ) -> TokenStream {
         let (generics, where_clause) = (self.generics, &self.generics.where_clause);
         let serde = serde_tokens(&self.serde);
         match &self.body {
             Body::Struct(case) => {
-                let fields = case.definition(ty);
+                let fields = case.definition(field);
                 match case.fields {
                     Fields::Named(_) => quote!(#serde #visibility struct #name #generics #where_clause #fields),
                     Fields::Unnamed(_) | Fields::Unit => {
@@ -300,7 +322,7 @@ impl Message<'_> {
             }
             Body::Enum(cases) => {
                 let cases = cases.iter().map(|case| {
-                    let (serde, name, fields) = (serde_tokens(&case.serde), case.name, case.definition(&ty));
+                    let (serde, name, fields) = (serde_tokens(&case.serde), case.name, case.definition(&field));
                     quote!(#serde #name #fields)
                 });
                 quote!(#serde #visibility enum #name #generics #where_clause { #(#cases),* })
@@ -311,9 +333,9 @@ impl Message<'_> {
 }
 
 impl Case<'_> {
-    fn definition(&self, ty: impl Fn(&Part<'_>) -> TokenStream) -> TokenStream {
+    fn definition(&self, field: impl Fn(&Part<'_>) -> (TokenStream, TokenStream)) -> TokenStream {
         let fields = self.parts.iter().map(|part| {
-            let (serde, ty) = (serde_tokens(&part.serde), ty(part));
+            let (serde, ty) = field(part);
             match &part.member {
                 Member::Named(name) => quote!(#serde #name: #ty),
                 Member::Unnamed(_) => quote!(#serde #ty),
@@ -331,7 +353,7 @@ impl Case<'_> {
         let (ours, wire) = self.constructors();
         let pattern = self.pattern();
         let values = self.parts.iter().enumerate().map(|(index, part)| {
-            let (member, value) = (&part.member, part.there(&binding(index), krate, generics));
+            let (member, value) = (&part.member, part.there(&part.binding(index), krate, generics));
             quote!(#member: #value)
         });
         quote!(#ours #pattern => ::core::result::Result::Ok(#wire { #(#values),* }),)
@@ -342,7 +364,7 @@ impl Case<'_> {
         let (ours, wire) = self.constructors();
         let pattern = self.pattern();
         let values = self.parts.iter().enumerate().map(|(index, part)| {
-            let (member, value) = (&part.member, part.back(&binding(index), generics));
+            let (member, value) = (&part.member, part.back(&part.binding(index), generics));
             quote!(#member: #value)
         });
         quote!(#wire #pattern => #ours { #(#values),* },)
@@ -358,7 +380,7 @@ impl Case<'_> {
     /// With braces and members for every kind of fields: `{ 0: a, 1: b }` is a tuple's too.
     fn pattern(&self) -> TokenStream {
         let members = self.parts.iter().map(|part| &part.member);
-        let bindings = (0..self.parts.len()).map(binding);
+        let bindings = self.parts.iter().enumerate().map(|(index, part)| part.binding(index));
         quote!({ #(#members: #bindings),* })
     }
 }
@@ -375,29 +397,67 @@ impl Part<'_> {
         }
     }
 
+    /// `with = "…"`, by which the mirror's field travels. The compiler points at the type if that does not work.
+    fn carrier(&self, krate: &Path) -> Option<Meta> {
+        let has_own_way = self.serde.iter().any(|meta| OWN_WAY.iter().any(|name| meta.path().is_ident(name)));
+        if matches!(self.kind, Kind::Handle(..)) || self.is_plain() || has_own_way {
+            return None;
+        }
+        let module = if is_bytes(&plainly(self.ty.to_token_stream())) { quote!(bytes) } else { quote!(data) };
+        let module = LitStr::new(&plainly(quote!(#krate::__private::#module)), self.ty.span());
+        Some(parse_quote!(with = #module))
+    }
+
+    fn must_be_send(&self, krate: &Path) -> Option<TokenStream> {
+        let ty = self.ty;
+        (matches!(self.kind, Kind::Data) && !self.is_plain()).then(|| quote!(#krate::__private::must_be_send::<#ty>();))
+    }
+
+    fn is_plain(&self) -> bool {
+        matches!(self.ty, Type::Path(path) if PLAIN.iter().any(|name| path.path.is_ident(name)))
+    }
+
+    /// With the span of what must be data, which is where the compiler points if a reply's answer is not.
+    fn binding(&self, index: usize) -> Ident {
+        let data = match self.kind {
+            Kind::Data => self.ty,
+            Kind::Handle(_, answer) => answer,
+        };
+        format_ident!("field{index}", span = Span::mixed_site().located_at(data.span()))
+    }
+
     fn there(&self, value: &Ident, krate: &Path, generics: &Generics) -> TokenStream {
-        match self.kind {
-            Kind::Data => value.to_token_stream(),
-            Kind::Handle(handle, _) => {
-                // The field's span, for the case that its type is a `Reply` of someone else's.
-                let name = Ident::new(handle.name(), self.ty.span());
-                let into_tag = quote_spanned!(self.ty.span()=> #krate::#name::into_tag);
-                let phantom = is_generic(generics).then(|| quote!(::core::marker::PhantomData));
-                match phantom {
-                    Some(phantom) => quote!((#into_tag(#value)?, #phantom)),
-                    None => quote!(#into_tag(#value)?),
-                }
-            }
+        let Kind::Handle(handle, _) = self.kind else { return value.to_token_stream() };
+        let into_tag = handle.into_tag(krate);
+        if is_generic(generics) {
+            quote!((#into_tag(#value)?, ::core::marker::PhantomData))
+        } else {
+            quote!(#into_tag(#value)?)
         }
     }
 
     fn back(&self, value: &Ident, generics: &Generics) -> TokenStream {
         let Kind::Handle(handle, _) = self.kind else { return value.to_token_stream() };
-        let origin = origin_name();
-        let make = Ident::new(handle.maker(), Span::call_site());
+        let (origin, make) = (origin_name(), Ident::new(handle.maker(), Span::call_site()));
         let tag = if is_generic(generics) { quote!(#value.0) } else { value.to_token_stream() };
         quote!(#origin.#make(#tag))
     }
+}
+
+/// Types that are data in any case, and common: nothing has to be said about them.
+const PLAIN: [&str; 16] = [
+    "bool", "char", "u8", "u16", "u32", "u64", "u128", "usize", "i8", "i16", "i32", "i64", "i128", "isize", "f64",
+    "String",
+];
+
+/// Serde's attributes by which a field says itself how it travels, or that it does not.
+const OWN_WAY: [&str; 6] =
+    ["with", "serialize_with", "deserialize_with", "skip", "skip_serializing", "skip_deserializing"];
+
+/// Whether the type is written as a `Vec<u8>` or a `Box<[u8]>`, by whatever path.
+fn is_bytes(text: &str) -> bool {
+    let last = text.rsplit_once("::").map_or(text, |(_, last)| last);
+    matches!(last, "Vec<u8>" | "Box<[u8]>")
 }
 
 fn mirror_name() -> Ident {
@@ -406,10 +466,6 @@ fn mirror_name() -> Ident {
 
 fn origin_name() -> Ident {
     Ident::new("origin", Span::mixed_site())
-}
-
-fn binding(index: usize) -> Ident {
-    format_ident!("field{index}", span = Span::mixed_site())
 }
 
 fn is_generic(generics: &Generics) -> bool {
@@ -475,7 +531,7 @@ fn write_plainly(tokens: TokenStream, text: &mut String) {
 }
 
 /// Where a serde attribute stands.
-#[derive(Clone, Copy)]
+#[derive(Clone, Copy, PartialEq, Eq)]
 enum Place {
     Type,
     Variant,
@@ -510,29 +566,28 @@ fn refuse_serde(serde: &[Meta], place: Place, mistakes: &mut Mistakes) {
         let Some(name) = meta.path().get_ident().map(Ident::to_string) else { continue };
         let why = match name.as_str() {
             "untagged" | "tag" => {
-                "messages travel as bincode, which names nothing and goes by position: delete this; every variant is told \
-                 apart by its number"
+                "messages travel in a form that names nothing and goes by position: delete this; every variant is told apart \
+                 by its number"
             }
             "flatten" => {
-                "messages travel as bincode, which names nothing and goes by position: delete `flatten`; the field is as \
-                 small without it"
+                "messages travel in a form that names nothing and goes by position: delete `flatten`; the field is as small \
+                 without it"
             }
             "skip_serializing_if" => {
-                "messages travel as bincode, which goes by position and misses a field that is not there: delete this, or \
-                 write `skip` to leave the field out always"
+                "messages travel in a form that goes by position and misses a field that is not there: delete this, or write \
+                 `skip` to leave the field out always"
             }
-            "skip" | "skip_serializing" | "skip_deserializing" if matches!(place, Place::Variant) => {
-                "messages travel as bincode, which counts the variants, and a skipped one shifts those behind it: delete \
-                 this"
+            "skip" | "skip_serializing" | "skip_deserializing" if place == Place::Variant => {
+                "messages travel in a form that counts the variants, and a skipped one shifts those behind it: delete this"
             }
-            "skip_serializing" | "skip_deserializing" if matches!(place, Place::Field) && !skips_both => {
-                "messages travel as bincode, which goes by position, so that both ends must leave a field out: write `skip`"
+            "skip_serializing" | "skip_deserializing" if place == Place::Field && !skips_both => {
+                "messages travel in a form that goes by position, so that both ends must leave a field out: write `skip`"
             }
             // One mistake, though its two halves are two keys.
             "into" if serde.iter().any(|meta| meta.path().is_ident("from") || meta.path().is_ident("try_from")) => {
                 continue;
             }
-            "from" | "try_from" | "into" | "remote" if matches!(place, Place::Type) => {
+            "from" | "try_from" | "into" | "remote" if place == Place::Type => {
                 "a message travels as a hidden type, to which this does not apply: convert before sending, or give a field \
                  `with = \"module\"`"
             }
@@ -542,23 +597,39 @@ fn refuse_serde(serde: &[Meta], place: Place, mistakes: &mut Mistakes) {
     }
 }
 
-/// The crate from `#[message(crate = "path")]`.
-fn own_crate(attributes: &[Attribute], mistakes: &mut Mistakes) -> Path {
-    let mut krate = parse_quote!(::cluster);
-    for attribute in attributes.iter().filter(|attribute| attribute.path().is_ident("message")) {
-        let given = attribute.parse_args_with(|input: ParseStream<'_>| {
-            input.parse::<Token![crate]>()?;
-            input.parse::<Token![=]>()?;
-            crate_path(&input.parse()?)
-        });
-        match given {
-            Ok(path) => krate = path,
-            Err(_) => {
-                mistakes.on(attribute, r#"write `#[message(crate = "path::to::cluster")]`; there is no other key"#);
+/// The keys in `#[message(…)]`.
+struct Keys {
+    krate: Path,
+    version: Option<u32>,
+}
+
+impl Keys {
+    fn read(attributes: &[Attribute], mistakes: &mut Mistakes) -> Self {
+        let mut keys = Self { krate: parse_quote!(::cluster), version: None };
+        for attribute in attributes.iter().filter(|attribute| attribute.path().is_ident("message")) {
+            if attribute.parse_args_with(|input: ParseStream<'_>| keys.take(input)).is_err() {
+                let remedy = r#"write `#[message(crate = "path::to::cluster")]` or `#[message(version = 2)]`; there is no other key"#;
+                mistakes.on(attribute, remedy);
             }
         }
+        keys
     }
-    krate
+
+    fn take(&mut self, input: ParseStream<'_>) -> syn::Result<()> {
+        while !input.is_empty() {
+            let key = input.call(Ident::parse_any)?;
+            input.parse::<Token![=]>()?;
+            match key.to_string().as_str() {
+                "crate" => self.krate = crate_path(&input.parse()?)?,
+                "version" if self.version.is_none() => self.version = Some(input.parse::<LitInt>()?.base10_parse()?),
+                _ => return Err(input.error("unknown")),
+            }
+            if !input.is_empty() {
+                input.parse::<Token![,]>()?;
+            }
+        }
+        Ok(())
+    }
 }
 
 /// Every lifetime shows in some field, so the type's lifetime parameters need no word of their own.
@@ -675,7 +746,7 @@ mod tests {
                                 ::core::result::Result::Ok(__ClusterWire::Hit { path: field0 }),
                             Self::Total { 0: field0 } =>
                                 ::core::result::Result::Ok(__ClusterWire::Total {
-                                    0: ::cluster::Reply::into_tag(field0)?
+                                    0: ::cluster::__private::reply_tag(field0)?
                                 }),
                         }
                     }
@@ -744,6 +815,29 @@ mod tests {
             quote!(
                 enum M {
                     A(u8),
+                    Renamed { c: Vec<u8> },
+                }
+            ),
+            quote!(
+                enum M {
+                    A(u8),
+                    B { c: std::vec::Vec<u8> },
+                }
+            ),
+            quote!(
+                enum M {
+                    A(u8),
+                    B { c: Vec<u8>, d: u8 },
+                }
+            ),
+            quote!(
+                enum M {
+                    A(u8),
+                }
+            ),
+            quote!(
+                enum M {
+                    A(u8),
                     B { c: Vec<u8> },
                     C,
                 }
@@ -762,11 +856,53 @@ mod tests {
     }
 
     #[test]
+    fn the_version_is_part_of_the_fingerprint_and_the_crate_is_not() {
+        let plain = fingerprint(quote!(
+            struct M(u8);
+        ));
+        let with = |keys: TokenStream| {
+            fingerprint(quote!(
+                #[message(#keys)]
+                struct M(u8);
+            ))
+        };
+        assert_eq!(with(quote!(crate = "my::cluster")).replacen("my", "", 1).trim_start(), plain);
+        let (first, second) = (with(quote!(version = 1)), with(quote!(crate = "::cluster", version = 2)));
+        assert!(plain != first && first != second && second != plain, "{plain} {first} {second}");
+    }
+
+    #[test]
+    fn what_is_data_travels_by_a_module_of_ours_and_bytes_in_one_piece() {
+        let carrier = |field: TokenStream| {
+            let input: DeriveInput = syn::parse2(quote!(struct M { #field })).unwrap();
+            let message = Message::read(&input, &mut Mistakes::default());
+            let part = message.parts().next().unwrap();
+            part.carrier(&message.krate).map_or_else(String::new, |meta| plainly(meta.into_token_stream()))
+        };
+        for bytes in [quote!(Vec<u8>), quote!(std::vec::Vec<u8>), quote!(::std::boxed::Box<[u8]>), quote!(Box<[u8]>)] {
+            assert_eq!(carrier(quote!(a: #bytes)), r#"with="::cluster::__private::bytes""#);
+        }
+        for data in [quote!(Vec<u16>), quote!(Option<Vec<u8>>), quote!(Color), quote!((u8, u8)), quote!([u8; 4])] {
+            assert_eq!(carrier(quote!(a: #data)), r#"with="::cluster::__private::data""#);
+        }
+        for own in [quote!(a: u8), quote!(a: String), quote!(a: Reply<Color>), quote!(#[serde(skip)] a: Vec<u8>)] {
+            assert_eq!(carrier(own), "");
+        }
+        for with in [quote!(with), quote!(serialize_with), quote!(deserialize_with)] {
+            assert_eq!(carrier(quote!(#[serde(default, #with = "mine")] a: Vec<u8>)), "");
+        }
+    }
+
+    #[test]
     fn self_means_the_message_in_the_mirror_too() {
         let expansion = plainly(derive(quote!(
             struct M<T: Payload>(Box<Self>, T);
         )));
-        assert!(expansion.contains("struct__ClusterWire<T:Payload>(Box<M<T>>,T);"), "{expansion}");
+        assert!(
+            expansion
+                .contains(r#"struct__ClusterWire<T:Payload>(#[serde(with="::cluster::__private::data")]Box<M<T>>,"#),
+            "{expansion}"
+        );
     }
 
     #[test]
@@ -802,6 +938,21 @@ mod tests {
             quote!(
                 enum M {
                     A(Reply<Reply<u8>>),
+                }
+            ),
+            quote!(
+                enum M {
+                    A(Reply<Replies<u8>>),
+                }
+            ),
+            quote!(
+                enum M {
+                    A(Vec<Replies<u8>>),
+                }
+            ),
+            quote!(
+                enum M {
+                    A(#[serde(skip)] Replies<u8>),
                 }
             ),
             quote!(
@@ -850,6 +1001,14 @@ mod tests {
             ),
             quote!(
                 #[message(name = "m")]
+                struct M;
+            ),
+            quote!(
+                #[message(version = 1, version = 2)]
+                struct M;
+            ),
+            quote!(
+                #[message(version = "1")]
                 struct M;
             ),
         ] {

@@ -42,6 +42,8 @@ pub(crate) struct Sheet {
 pub(crate) struct Slot {
     /// Not 0 if a worker is there or comes soon; written by the primary.
     manned: AtomicU64,
+    /// The id of the worker that messages of others are for, 0 if there is none; written by the primary.
+    lead: AtomicU64,
     lines: [Line; 2],
 }
 
@@ -130,6 +132,21 @@ impl Slot {
 
     pub(crate) fn set_manned(&self, is_manned: bool) {
         self.manned.store(is_manned.into(), Ordering::Relaxed);
+    }
+
+    pub(crate) fn lead(&self) -> Option<WorkerId> {
+        match self.lead.load(Ordering::Acquire) {
+            0 => None,
+            worker => Some(WorkerId::new(worker)),
+        }
+    }
+
+    pub(crate) fn set_lead(&self, worker: Option<WorkerId>) {
+        let worker = worker.map_or(0, WorkerId::get);
+        // Those who look often keep it in their caches as long as nobody writes.
+        if self.lead.load(Ordering::Relaxed) != worker {
+            self.lead.store(worker, Ordering::Release);
+        }
     }
 
     pub(crate) fn lines(&self) -> &[Line; 2] {

@@ -471,6 +471,7 @@ mod tests {
             ("CLUSTER_MAX_REQUESTS", "100000"),
             ("CLUSTER_MAX_AGE", "12h"),
             ("CLUSTER_MAX_MEMORY", "512MiB"),
+            ("CLUSTER_MAX_MESSAGE", "1MiB"),
             ("CLUSTER_QUIET", "true"),
         ];
         let expected = Settings {
@@ -527,6 +528,9 @@ mod tests {
             ("CLUSTER_SURGE", "0"),
             ("CLUSTER_WATCHDOG", "10ms"),
             ("CLUSTER_WATCHDOG", "never"),
+            ("CLUSTER_MAX_MESSAGE", "100KiB"),
+            ("CLUSTER_MAX_MESSAGE", "2GiB"),
+            ("CLUSTER_MAX_MESSAGE", "off"),
             ("CLUSTER_MAX_REQUESTS", "0"),
             ("CLUSTER_MAX_AGE", "0s"),
             ("CLUSTER_MAX_MEMORY", "much"),

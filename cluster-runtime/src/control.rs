@@ -15,10 +15,10 @@ use tokio::io::unix::AsyncFd;
 
 use crate::ipc::{Fingerprint, codec};
 use crate::listen::{Address, PortId, PortRequest, Refusal};
-use crate::os;
+use crate::{WorkerId, os};
 
 /// Raised whenever the vocabulary below changes.
-pub(crate) const VERSION: u8 = 4;
+pub(crate) const VERSION: u8 = 5;
 /// The first byte of every packet.
 pub(crate) const PROTOCOL: u8 = VERSION | codec::MARK;
 /// No packet is larger. Text in them is cut to fit.
@@ -37,6 +37,8 @@ pub(crate) enum FromWorker {
     Leaving,
     /// It takes no more connections from this port, whose queue is empty.
     Drained(PortId),
+    /// It wants a lane to this worker, which leads that slot as far as it knows; answered by [`ToWorker::Peer`].
+    Peer { slot: usize, worker: WorkerId },
 }
 
 /// What the primary says.
@@ -57,6 +59,10 @@ pub(crate) enum ToWorker {
     Drain { grace: Duration, last: bool },
     /// Log files were renamed: open them anew. A new stdout and stderr come along where the primary has opened one.
     Reopen,
+    /// One end of a lane to that worker comes along; if none does, there is no way to it.
+    Peer { slot: usize, worker: WorkerId },
+    /// The worker `from`, of that slot, has opened a lane to this one; its other end comes along.
+    Visitor { from: WorkerId, slot: usize },
 }
 
 /// A message type as both sides must agree on it.
@@ -70,6 +76,17 @@ impl Schema {
     pub(crate) fn of<M: crate::Message>() -> Self {
         // Cut so that a hello always fits into a packet; the fingerprint is what is compared.
         Self { name: M::NAME.chars().take(200).collect(), fingerprint: M::fingerprint() }
+    }
+
+    /// What people are told of one that is not `theirs`, of which `whose` says who they are.
+    pub(crate) fn difference(&self, theirs: &Self, whose: &str) -> Option<String> {
+        let told = || {
+            format!(
+                "its message type {} ({}) differs from {whose} {} ({})",
+                self.name, self.fingerprint, theirs.name, theirs.fingerprint
+            )
+        };
+        (self != theirs).then(told)
     }
 }
 

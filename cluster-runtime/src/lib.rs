@@ -43,6 +43,7 @@
 //! | serve gRPC, TLS, WebSockets, with hyper or `axum::serve` | [`servers`] |
 //! | exchange typed messages | [`Message`], [`Worker`], [`Primary`], [`Reply`] |
 //! | answer by many values, with backpressure | [`Replies`], [`Answers`] |
+//! | send messages from worker to worker | [`Worker::peer`], [`Worker::broadcast`], [`Worker::recv_from`] |
 //! | follow what happens to the workers | [`Event`], [`Exit`], [`PrimaryHandle::workers`] |
 //! | know in which process the code runs | [`worker()`], [`is_worker`], [`is_primary`] |
 //! | set environment, directory, output, user, limits and cores of the workers | [`Setup`] |
@@ -52,7 +53,18 @@
 //!
 //! # Features
 //!
-//! `axum` (on by default): [`serve()`] and [`Http`] for any tower service, and `axum::serve::Listener` for [`Listener`].
+//! | feature | default | what |
+//! | --- | --- | --- |
+//! | `axum` | on | [`serve()`] and [`Http`] for any tower service, and `axum::serve::Listener` for [`Listener`] |
+//! | `bincode` | on | messages travel as bincode 2: integers have fixed width, encoding and decoding take the least time |
+//! | `postcard` | off | messages travel as postcard 1, which is smaller, instead; for those who must not have bincode, because it is no longer maintained (RUSTSEC-2025-0141) |
+//!
+//! For the latter, turn bincode off: `default-features = false, features = ["axum", "postcard"]`. One of the two must be on; with
+//! both it is bincode, since features add up over all dependencies, and one that somebody turns on must not change what others
+//! have. Both ends of a cluster need the same. The codec is part of the fingerprint, and a reload or an upgrade to a program with
+//! the other one is refused. What may be sent is the same with both; but postcard's errors do not say why a value refused to
+//! be encoded or decoded, and it lends what it reads: a `Visitor` of your own needs `visit_str` and `visit_bytes`, and not only
+//! `visit_string` and `visit_byte_buf`.
 //!
 //! # Platform
 //!
@@ -67,6 +79,7 @@ mod config;
 mod control;
 mod error;
 mod exit;
+mod field;
 mod id;
 mod ipc;
 mod listen;
@@ -96,7 +109,7 @@ pub use config::{Config, NoPrimary, Workers};
 pub use error::{Error, Result, exit_code};
 pub use exit::{Exit, ExitReason, ExitStatus};
 pub use id::WorkerId;
-pub use ipc::{Answers, CallError, Message, NoMessages, Replies, Reply, SendError, TrySendError};
+pub use ipc::{Answers, CallError, Fd, Message, NoMessages, Replies, Reply, SendError, TrySendError};
 pub use listen::{
     Address, Dispatch, Listener, Load, Loads, Placement, Port, Readiness, Sticky, Stream, ToAddress, UdpSocket, listen,
     udp,
@@ -108,11 +121,12 @@ pub use run::{PrimaryMain, PrimaryOutput, WorkerMain, run};
 pub use serve::{Http, serve};
 pub use setup::{Affinity, Output, Resource, Setup, Spawn};
 pub use supervisor::Restart;
-pub use worker::{CurrentWorker, Worker, worker};
+pub use worker::{CurrentWorker, Peer, Sender, Worker, worker};
 
 /// What the macros' expansions use; not for anybody else.
 #[doc(hidden)]
 pub mod __private {
+    pub use crate::field::{bytes, data, must_be_send, replies_tag, reply_tag};
     pub use crate::ipc::{Fingerprint, ForwardedReply, Origin, ReplyTag};
     pub use serde;
 }

@@ -15,6 +15,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicPtr, AtomicU64, Ordering};
 use std::time::Duration;
 
+use bytes::BufMut;
 use nix::errno::Errno;
 use nix::fcntl::{FcntlArg, FdFlag, OFlag, SealFlag, fcntl, open};
 use nix::sched::{CpuSet, sched_setaffinity};
@@ -455,6 +456,42 @@ pub(crate) fn send_packet(socket: BorrowedFd<'_>, bytes: &[u8], fds: &[BorrowedF
     Ok(())
 }
 
+/// Writes to a stream socket, with descriptors along with the first byte; never blocks. Returns how many bytes it took.
+pub(crate) fn send_stream(socket: BorrowedFd<'_>, bytes: &[u8], fds: &[BorrowedFd<'_>]) -> io::Result<usize> {
+    let raw: Vec<RawFd> = fds.iter().map(AsRawFd::as_raw_fd).collect();
+    let flags = MsgFlags::MSG_DONTWAIT | MsgFlags::MSG_NOSIGNAL;
+    Ok(sendmsg::<()>(socket.as_raw_fd(), &[IoSlice::new(bytes)], &[ControlMessage::ScmRights(&raw)], flags, None)?)
+}
+
+/// What [`receive_stream`] found.
+pub(crate) struct Received {
+    /// Bytes that were read; 0 is the end of the stream.
+    pub(crate) len: usize,
+    /// There was room for no more, so more may be there.
+    pub(crate) is_full: bool,
+    /// The descriptors that came along with the last of them, owned from the first moment.
+    pub(crate) fds: Vec<OwnedFd>,
+    /// This process had no room for all of them.
+    pub(crate) is_cut: bool,
+}
+
+/// Reads from a stream socket into the room that there is behind what the buffer holds; never blocks.
+pub(crate) fn receive_stream(socket: BorrowedFd<'_>, buffer: &mut impl BufMut) -> io::Result<Received> {
+    let place = buffer.chunk_mut();
+    let (start, room) = (place.as_mut_ptr(), place.len());
+    let mut space = ControlSpace([0; CONTROL_SPACE]);
+    let mut part = libc::iovec { iov_base: start.cast(), iov_len: room };
+    let (len, header) = receive(socket, &mut part, &mut space)?;
+    // SAFETY: the kernel has written so many bytes to the start of the place, which is no shorter.
+    unsafe { buffer.advance_mut(len) };
+    Ok(Received {
+        len,
+        is_full: len == room,
+        fds: take_rights(&header),
+        is_cut: header.msg_flags & libc::MSG_CTRUNC != 0,
+    })
+}
+
 /// What [`receive_packet`] found.
 pub(crate) struct Packet {
     /// Bytes of the buffer that were filled; 0 is the end of the lane.
@@ -469,18 +506,27 @@ pub(crate) struct Packet {
 pub(crate) fn receive_packet(socket: BorrowedFd<'_>, buffer: &mut [u8]) -> io::Result<Packet> {
     let mut space = ControlSpace([0; CONTROL_SPACE]);
     let mut part = libc::iovec { iov_base: buffer.as_mut_ptr().cast(), iov_len: buffer.len() };
+    let (len, header) = receive(socket, &mut part, &mut space)?;
+    let truncated = header.msg_flags & (libc::MSG_TRUNC | libc::MSG_CTRUNC) != 0;
+    Ok(Packet { len, fds: take_rights(&header), truncated })
+}
+
+/// Calls recvmsg, which fills `part` and `space`. Whatever comes of it, the descriptors in the header are to be taken.
+fn receive(
+    socket: BorrowedFd<'_>,
+    part: &mut libc::iovec,
+    space: &mut ControlSpace,
+) -> io::Result<(usize, libc::msghdr)> {
     // SAFETY: msghdr is plain data for which all zeroes is a valid value.
     let mut header: libc::msghdr = unsafe { mem::zeroed() };
-    header.msg_iov = &raw mut part;
+    header.msg_iov = part;
     header.msg_iovlen = 1;
     header.msg_control = space.0.as_mut_ptr().cast();
     header.msg_controllen = CONTROL_SPACE;
     // SAFETY: the header points to live buffers of the lengths that it states.
     let received =
         unsafe { libc::recvmsg(socket.as_raw_fd(), &raw mut header, libc::MSG_DONTWAIT | libc::MSG_CMSG_CLOEXEC) };
-    let len = usize::try_from(Errno::result(received)?).map_err(io::Error::other)?;
-    let truncated = header.msg_flags & (libc::MSG_TRUNC | libc::MSG_CTRUNC) != 0;
-    Ok(Packet { len, fds: take_rights(&header), truncated })
+    Ok((usize::try_from(Errno::result(received)?).map_err(io::Error::other)?, header))
 }
 
 /// Owns every descriptor that a received message installed, also when the kernel had to cut the list short (which it does

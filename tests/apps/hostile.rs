@@ -19,7 +19,7 @@ enum ToPrimary {
 
 #[derive(Debug, Message)]
 enum ToWorker {
-    News(Vec<u8>),
+    News(String),
 }
 
 fn main() -> cluster::Result {
@@ -50,7 +50,7 @@ async fn watch(mut primary: Primary<ToPrimary, ToWorker>) -> cluster::Result {
                 None => return Ok(()),
             },
             _ = tick.tick(), if behaviour() == "deaf" => {
-                let mut broadcast = std::pin::pin!(primary.broadcast(ToWorker::News(vec![0; 64 << 10])));
+                let mut broadcast = std::pin::pin!(primary.broadcast(ToWorker::News("x".repeat(64 << 10))));
                 let patience = Duration::from_millis(500);
                 if tokio::time::timeout(patience, &mut broadcast).await.is_err() {
                     println!("a broadcast waits");
@@ -86,24 +86,25 @@ fn misbehave(mark: &Mark) -> ! {
         "oversized" => send(control, &[PROTOCOL; 5000]),
         "huge" => send(control, &[PROTOCOL; 100_000]),
         "protocol" => send(control, &hello_as(PROTOCOL + 1, "ToPrimary", fingerprint::<ToPrimary>())),
+        "codec" => send(control, &hello_as(PROTOCOL ^ 0x80, "ToPrimary", fingerprint::<ToPrimary>())),
         "fingerprint" => send(control, &hello_as(PROTOCOL, "ToPrimary", 42)),
         "type-name" => send(control, &hello_as(PROTOCOL, "FromAnotherProgram", 42)),
         "hello-twice" => {
             greet(control);
             send(control, &hello());
         }
-        "no-hello" => send(control, &READY),
+        "no-hello" => send(control, &ready()),
         "descriptors" => send_fds(control, &[PROTOCOL, 0xff], 100),
         "descriptors-with-sense" => {
             send_fds(control, &hello(), 100);
-            (0..100).for_each(|_| send_fds(control, &READY, 100));
+            (0..100).for_each(|_| send_fds(control, &ready(), 100));
             send(control, &[PROTOCOL, 0xff]);
         }
         "silence" => nix::unistd::close(control).expect("it was open"),
         "chatter" => {
             greet(control);
             loop {
-                send(control, &READY);
+                send(control, &ready());
             }
         }
         "ports" => {
@@ -120,13 +121,13 @@ fn misbehave(mark: &Mark) -> ! {
         }
         "deaf" => {
             greet(control);
-            send(control, &READY);
+            send(control, &ready());
         }
         "message-garbage" => say(control, messages, b"GET / HTTP/1.1\r\nhost: cluster\r\n\r\n"),
         "message-giant" => say(control, messages, &[0xff, 0xff, 0xff, 0x7f, 1]),
         "message-kind" => say(control, messages, &[1, 0, 0, 0, 99]),
-        "message-unknown" => say(control, messages, &frame(&[9, 0, 0, 0])),
-        "message-longer" => say(control, messages, &frame(&[0, 0, 0, 0, 1, 0, 0, 0, 0, 0, 0, 0, 7])),
+        "message-unknown" => say(control, messages, &frame(&variant(9))),
+        "message-longer" => say(control, messages, &frame(&[variant(0), number(1), vec![7]].concat())),
         "message-credit" => say(control, messages, &[5, 0, 0, 0, 4, 0xff, 0xff, 0xff, 0xff]),
         "message-half" => {
             say(control, messages, &[200, 0, 0, 0, 1, 0]);
@@ -140,22 +141,27 @@ fn misbehave(mark: &Mark) -> ! {
     }
 }
 
-/// The packets by hand: protocol, then variants and integers of fixed width, little-endian.
-/// The first byte of every packet on the control lane.
-const PROTOCOL: u8 = 3;
-const READY: [u8; 5] = [PROTOCOL, 2, 0, 0, 0];
+/// The first byte of every packet on the control lane. Its highest bit names the codec.
+const PROTOCOL: u8 = if POSTCARD { 5 | 0x80 } else { 5 };
+
+/// As the library was built.
+const POSTCARD: bool = cfg!(all(feature = "postcard", not(feature = "bincode")));
+
+// The packets by hand: protocol, then variants and integers; little-endian, of fixed width or of as many times seven bits as it takes.
+
+fn ready() -> Vec<u8> {
+    packet(2, &[])
+}
 
 fn hello() -> Vec<u8> {
     hello_as(PROTOCOL, <ToPrimary as Message>::NAME, fingerprint::<ToPrimary>())
 }
 
 fn hello_as(protocol: u8, name: &str, up: u64) -> Vec<u8> {
-    let mut packet = vec![protocol, 0, 0, 0, 0];
-    for (name, fingerprint) in [(name, up), (<ToWorker as Message>::NAME, fingerprint::<ToWorker>())] {
-        packet.extend((name.len() as u64).to_le_bytes());
-        packet.extend(name.as_bytes());
-        packet.extend(fingerprint.to_le_bytes());
-    }
+    let schemas = [(name, up), (<ToWorker as Message>::NAME, fingerprint::<ToWorker>())]
+        .map(|(name, fingerprint)| [number(name.len() as u64), name.into(), number(fingerprint)].concat());
+    let mut packet = packet(0, &schemas);
+    packet[0] = protocol;
     packet
 }
 
@@ -164,14 +170,34 @@ fn fingerprint<M: Message>() -> u64 {
 }
 
 fn listen(request: u64, ordinal: u32) -> Vec<u8> {
-    let mut packet = vec![PROTOCOL, 1, 0, 0, 0];
-    packet.extend(request.to_le_bytes());
-    // TCP on 127.0.0.1:0.
-    packet.extend([0, 0, 0, 0, 0, 0, 0, 0, 127, 0, 0, 1, 0, 0]);
-    packet.extend(ordinal.to_le_bytes());
-    // No HTTP, and none of the seven options.
-    packet.extend([0; 8]);
-    packet
+    let localhost = [variant(0), variant(0), vec![127, 0, 0, 1], integer(0, 2)].concat();
+    let no_http_and_none_of_the_seven_options = vec![0; 8];
+    packet(1, &[number(request), localhost, integer(ordinal.into(), 4), no_http_and_none_of_the_seven_options])
+}
+
+fn packet(kind: u32, fields: &[Vec<u8>]) -> Vec<u8> {
+    [vec![PROTOCOL], variant(kind), fields.concat()].concat()
+}
+
+fn variant(index: u32) -> Vec<u8> {
+    integer(index.into(), 4)
+}
+
+fn number(value: u64) -> Vec<u8> {
+    integer(value, 8)
+}
+
+fn integer(mut value: u64, width: usize) -> Vec<u8> {
+    if !POSTCARD {
+        return value.to_le_bytes()[..width].to_vec();
+    }
+    let mut bytes = Vec::new();
+    while value > 0x7f {
+        bytes.push(value as u8 | 0x80);
+        value >>= 7;
+    }
+    bytes.push(value as u8);
+    bytes
 }
 
 fn frame(payload: &[u8]) -> Vec<u8> {

@@ -5,7 +5,7 @@ use std::fmt;
 use std::future::pending;
 use std::time::Duration;
 
-use cluster::{Config, CurrentWorker, Event, Message, Primary, PrimaryHandle, Reply, Worker, WorkerId};
+use cluster::{Config, CurrentWorker, Event, Message, Primary, PrimaryHandle, Reply, TrySendError, Worker, WorkerId};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use serde::de::{Error as _, Visitor};
@@ -61,6 +61,7 @@ fn main() -> cluster::Result {
         "shapes" => cluster::run(config.primary(shapes::primary), shapes::worker),
         "spin" => cluster::run(config.primary(spin::primary), spin::worker),
         "stages" => cluster::run(config.primary(stages::primary), stages::worker),
+        "told" => cluster::run(config.primary(told::primary), told::worker),
         "touchy" => cluster::run(config.primary(touchy::primary), touchy::worker),
         "unanswered" => cluster::run(config.primary(unanswered::primary), unanswered::worker),
         "unheard" => cluster::run(config.primary(unheard::primary), unheard::worker),
@@ -592,6 +593,8 @@ mod deaf {
             }
         };
         tell(format_args!("{refusal:?} after {queued}"));
+        // Nor is there room for anything smaller.
+        while primary.try_send(deaf, Talk::Number(0)).is_ok() {}
         let handle = primary.handle();
         let sending = tokio::spawn(async move { handle.send(deaf, Talk::Number(1)).await });
         let handle = primary.handle();
@@ -825,6 +828,67 @@ mod endless {
 
     pub(super) async fn primary(mut primary: Primary<Talk, Talk>) {
         while primary.next().await.is_some() {}
+    }
+}
+
+mod told {
+    use super::*;
+
+    /// More than a window and all buffers hold, so that taking is what keeps the flood going.
+    const UNDER_WAY: u64 = 200_000;
+
+    pub(super) async fn worker(worker: Worker<Talk, Talk>) -> cluster::Result {
+        worker.ready();
+        let sent = Counter::default();
+        tokio::spawn(answer_counts(worker.clone(), sent.clone()));
+        tokio::spawn(flood(worker.clone(), sent.clone()));
+        worker.shutdown().await;
+        if way() == "unread" {
+            assert!(matches!(worker.try_send(Talk::Go), Err(TrySendError::Full)));
+            say(&worker, "told while it waits for room");
+        } else {
+            let before = sent.get();
+            while sent.get() == before {
+                sleep(TICK).await;
+            }
+            say(&worker, "told amid the flood");
+        }
+        Ok(())
+    }
+
+    async fn flood(worker: Worker<Talk, Talk>, sent: Counter) {
+        while worker.send(Talk::Number(sent.get())).await.is_ok() {
+            sent.set(sent.get() + 1);
+        }
+    }
+
+    pub(super) async fn primary(mut primary: Primary<Talk, Talk>) {
+        let (one, two) = two_ready(&mut primary).await;
+        if way() == "unread" {
+            for id in [one, two] {
+                settled(async || primary.call(id, Talk::Count).await.expect("it answers")).await;
+            }
+            order(&primary, one, two).await;
+            while [one, two].into_iter().any(|id| pid_of(&primary, id).is_some()) {
+                sleep(TICK).await;
+            }
+            tell("both have ended, and nothing was read");
+        } else {
+            let mut latest = [0, 0];
+            while latest.into_iter().any(|number| number < UNDER_WAY) {
+                if let Event::Message(id, Talk::Number(number)) = primary.next().await.expect("the cluster runs") {
+                    latest[usize::from(id == two)] = number;
+                }
+            }
+            order(&primary, one, two).await;
+        }
+        while primary.next().await.is_some() {}
+    }
+
+    /// In both ways in which a single worker can be told to end.
+    async fn order(primary: &PrimaryHandle<Talk, Talk>, one: WorkerId, two: WorkerId) {
+        primary.disconnect(one).await.expect("it lives");
+        kill(pid_of(primary, two).expect("it lives"), Signal::SIGTERM).expect("it can be signalled");
     }
 }
 
@@ -1216,6 +1280,10 @@ impl<'de> Deserialize<'de> for Blob {
 
             fn visit_byte_buf<E>(self, bytes: Vec<u8>) -> Result<Blob, E> {
                 Ok(Blob(bytes))
+            }
+
+            fn visit_bytes<E>(self, bytes: &[u8]) -> Result<Blob, E> {
+                Ok(Blob(bytes.to_vec()))
             }
         }
 

@@ -10,7 +10,7 @@ use crate::DEADLINE;
 pub struct Answer {
     /// The status code.
     pub status: u16,
-    /// The head's lines, lower case, without the status line.
+    /// The head's lines, their names in lower case, without the status line.
     pub headers: Vec<String>,
     /// The whole body.
     pub body: String,
@@ -22,7 +22,16 @@ impl Answer {
     pub fn has_header(&self, line: &str) -> bool {
         self.headers.iter().any(|header| header == line)
     }
+
+    /// The value of the first header of this name.
+    #[must_use]
+    pub fn header(&self, name: &str) -> Option<&str> {
+        self.headers.iter().find_map(|header| header.strip_prefix(name)?.strip_prefix(": "))
+    }
 }
+
+/// The status of an answer that never has a body.
+const NO_CONTENT: u16 = 204;
 
 /// One connection, kept alive.
 #[derive(Debug)]
@@ -97,6 +106,17 @@ impl<S: Read + Write> Connection<S> {
         self.answer()
     }
 
+    /// Sends a whole request, such as `PUT /a` with the headers `["if-match: 1"]`, and reads its answer.
+    ///
+    /// # Errors
+    /// When the answer does not come whole.
+    pub fn request(&mut self, what: &str, headers: &[&str], body: &str) -> io::Result<Answer> {
+        let headers: String = headers.iter().map(|header| format!("{header}\r\n")).collect();
+        let length = body.len();
+        self.send(&format!("{what} HTTP/1.1\r\nhost: test\r\n{headers}content-length: {length}\r\n\r\n{body}"))?;
+        self.answer()
+    }
+
     /// Reads one answer, whose body is framed by its length, in chunks, or by the end of the connection.
     ///
     /// # Errors
@@ -112,7 +132,7 @@ impl<S: Read + Write> Connection<S> {
             while let Some(chunk) = self.chunk()? {
                 body.extend(chunk);
             }
-        } else {
+        } else if status != NO_CONTENT {
             self.stream.read_to_end(&mut body)?;
         }
         let body = String::from_utf8(body).map_err(io::Error::other)?;
@@ -129,11 +149,12 @@ impl<S: Read + Write> Connection<S> {
         let code = code.ok_or_else(|| io::Error::other(format!("no status line: {status:?}")))?;
         let mut headers = Vec::new();
         loop {
-            let line = self.line()?.to_lowercase();
+            let line = self.line()?;
             if line.is_empty() {
                 return Ok((code, headers));
             }
-            headers.push(line);
+            let (name, value) = line.split_once(':').ok_or_else(|| io::Error::other(format!("no header: {line:?}")))?;
+            headers.push(format!("{}:{value}", name.to_lowercase()));
         }
     }
 

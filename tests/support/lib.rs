@@ -251,6 +251,22 @@ pub fn skip(why: &str) {
     eprintln!("SKIPPED: {why}");
 }
 
+/// An example of this package that is no [[bin]], whose path Cargo does not name: it lies beside the tests.
+///
+/// # Panics
+/// If it has not been built.
+#[track_caller]
+#[must_use]
+pub fn example_beside(name: &str) -> String {
+    let test = std::env::current_exe().unwrap();
+    let program = test.ancestors().nth(2).unwrap().join("examples").join(name);
+    assert!(
+        program.exists(),
+        "`cargo build --package tests --examples` makes it; so does a `cargo test` of everything"
+    );
+    program.into_os_string().into_string().unwrap()
+}
+
 /// What a developer's shell may have set, and a fixture must not see.
 const SETTINGS: [&str; 20] = [
     "ADDR",

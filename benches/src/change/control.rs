@@ -9,9 +9,10 @@ use nix::sys::signal::Signal;
 use super::exchange::{Fate, Kind};
 use super::load::{Load, Manner, Tally};
 use super::options::Options;
-use super::report::{Bar, Report};
+use super::report::Report;
 use super::service::Service;
 use crate::process;
+use crate::results::Limit;
 use crate::running::{send, within};
 
 const WORKERS: usize = 4;
@@ -35,8 +36,8 @@ pub(crate) fn measure(options: &Options, report: &mut Report) -> Result<(), Stri
         return Err(format!("{} answers and {} failures in {LONGEST:?}", tally.answers(), tally.failures.len()));
     }
     let (after, before): (Vec<_>, Vec<_>) = tally.failures.into_iter().partition(|failure| failure.ended >= killed);
-    report.add("requests answered, nothing changed", tally.answered.values().sum::<u64>() as f64, Bar::None);
-    report.add("requests failed, nothing changed", before.len() as f64, Bar::AtMost(0.0));
+    report.add("requests answered, nothing changed", tally.answered.values().sum::<u64>() as f64, Limit::None);
+    report.add("requests failed, nothing changed", before.len() as f64, Limit::AtMost(0.0));
     let after = Tally { failures: after, ..Tally::default() };
     // All but those that pause.
     let waited = Kind::ALL.map(|kind| if kind.is_kept { CLIENTS - CLIENTS / 4 } else { CLIENTS });
@@ -44,9 +45,9 @@ pub(crate) fn measure(options: &Options, report: &mut Report) -> Result<(), Stri
     report.add(
         "requests lost, all processes killed",
         lost.iter().sum(),
-        Bar::AtLeast(waited.iter().sum::<usize>() as f64),
+        Limit::AtLeast(waited.iter().sum::<usize>() as f64),
     );
-    report.add("refused, all processes killed", after.of(Fate::Refused) as f64, Bar::AtLeast(1.0));
+    report.add("refused, all processes killed", after.of(Fate::Refused) as f64, Limit::AtLeast(1.0));
     Ok(())
 }
 

@@ -7,10 +7,10 @@ use std::time::{Duration, Instant};
 use nix::sys::signal::Signal;
 
 use super::options::Options;
-use super::report::{Bar, Report};
+use super::report::Report;
 use super::service::Service;
 use crate::client::{self, Connection};
-use crate::results::Rank;
+use crate::results::{Limit, Rank};
 use crate::running::send;
 
 /// Each is killed once in a round.
@@ -39,12 +39,12 @@ pub(crate) fn measure(options: &Options, report: &mut Report) -> Result<(), Stri
     }
     spans.sort_unstable();
     let ms = |rank: Rank| rank.of(&spans).as_secs_f64() * 1e3;
-    report.add("workers killed", spans.len() as f64, Bar::AtLeast(options.amount.crashes as f64));
+    report.add("workers killed", spans.len() as f64, Limit::AtLeast(options.amount.crashes as f64));
     // A trial is no measurement, and runs on whatever is busy with something else.
-    let at_most = |bar| if options.is_trial() { Bar::None } else { Bar::AtMost(bar) };
+    let at_most = |bar| if options.is_trial() { Limit::None } else { Limit::AtMost(bar) };
     report.add("kill to an answer of the replacement, median (ms)", ms(Rank::Half), at_most(20.0));
     report.add("the same, p99 (ms)", ms(Rank::NinetyNine), at_most(100.0));
-    report.add("the same, most (ms)", ms(Rank::Last), Bar::None);
+    report.add("the same, most (ms)", ms(Rank::Last), Limit::None);
     Ok(())
 }
 

@@ -5,9 +5,10 @@ use std::thread;
 use std::time::Duration;
 
 use super::options::Options;
-use super::report::{Bar, Report};
+use super::report::Report;
 use super::service::Service;
 use crate::process;
+use crate::results::Limit;
 
 const SPAN: Duration = Duration::from_secs(10);
 
@@ -25,10 +26,10 @@ pub(crate) fn measure(options: &Options, report: &mut Report) -> Result<(), Stri
     let woken: BTreeMap<u32, u64> = before.iter().map(|(pid, count)| (*pid, after[pid].abs_diff(*count))).collect();
     let primary = woken[&service.primary()];
     let workers: u64 = woken.values().sum::<u64>() - primary;
-    report.add("workers", (woken.len() - 1) as f64, Bar::AtLeast(count as f64));
+    report.add("workers", (woken.len() - 1) as f64, Limit::AtLeast(count as f64));
     // What is periodic wakes up at least once in so long a time.
-    report.add(format!("times that the primary wakes up in {SPAN:?}"), primary as f64, Bar::AtMost(0.0));
-    report.add(format!("times that workers wake up in {SPAN:?}, all together"), workers as f64, Bar::AtMost(0.0));
+    report.add(format!("times that the primary wakes up in {SPAN:?}"), primary as f64, Limit::AtMost(0.0));
+    report.add(format!("times that workers wake up in {SPAN:?}, all together"), workers as f64, Limit::AtMost(0.0));
     Ok(())
 }
 

@@ -10,9 +10,10 @@ use super::add_requests;
 use super::exchange::Fate;
 use super::load::{Failure, Load, Manner, Tally, roll};
 use super::options::Options;
-use super::report::{Bar, Report};
+use super::report::Report;
 use super::service::Service;
 use crate::process;
+use crate::results::Limit;
 use crate::running::{send, within};
 
 const WORKERS: usize = 8;
@@ -42,8 +43,8 @@ pub(crate) fn measure(options: &Options, report: &mut Report) -> Result<(), Stri
     let tally = load.stop();
     let (excused, failures): (Vec<Failure>, Vec<Failure>) =
         tally.failures.into_iter().partition(|failure| is_excused(failure, &kills));
-    report.add("workers killed", kills.len() as f64, Bar::AtLeast(options.amount.kills as f64));
-    report.add("requests excused, which the killed may have had", excused.len() as f64, Bar::None);
+    report.add("workers killed", kills.len() as f64, Limit::AtLeast(options.amount.kills as f64));
+    report.add("requests excused, which the killed may have had", excused.len() as f64, Limit::None);
     let note = format!(
         "{} of {WORKERS} workers killed, one at a time, {PAUSE:?} apart in the mean. Excused, and not among the failures: requests \
          on a connection of a killed worker, and the first of a connection if a worker was killed meanwhile; but never a refused one.",

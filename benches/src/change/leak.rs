@@ -3,9 +3,10 @@
 use std::time::Duration;
 
 use super::options::Options;
-use super::report::{Bar, Report};
+use super::report::Report;
 use super::service::Service;
 use crate::process;
+use crate::results::Limit;
 
 const WORKERS: usize = 2;
 /// After so many everything that grows once has grown.
@@ -22,16 +23,16 @@ pub(crate) fn measure(options: &Options, report: &mut Report) -> Result<(), Stri
     let (descriptors, memory) = look(&service)?;
     reload(&mut service, FIRST + 1..=all)?;
     let (descriptors_after, memory_after) = look(&service)?;
-    report.add("reloads", all as f64, Bar::AtLeast((options.amount.reloads * PER_RELOAD) as f64));
-    report.add(format!("descriptors of the primary after {FIRST}"), descriptors as f64, Bar::None);
-    report.add(format!("the same after {all}"), descriptors_after as f64, Bar::AtMost(descriptors as f64));
-    report.add("zombies", service.zombies() as f64, Bar::AtMost(0.0));
+    report.add("reloads", all as f64, Limit::AtLeast((options.amount.reloads * PER_RELOAD) as f64));
+    report.add(format!("descriptors of the primary after {FIRST}"), descriptors as f64, Limit::None);
+    report.add(format!("the same after {all}"), descriptors_after as f64, Limit::AtMost(descriptors as f64));
+    report.add("zombies", service.zombies() as f64, Limit::AtMost(0.0));
     for (name, before, after) in [
         ("RSS", memory.resident_mib, memory_after.resident_mib),
         ("PSS", memory.proportional_mib, memory_after.proportional_mib),
     ] {
-        report.add(format!("{name} of the primary after {FIRST} (MiB)"), before, Bar::None);
-        report.add(format!("its growth until {all} (MiB)"), after - before, Bar::AtMost(MOST_GROWTH));
+        report.add(format!("{name} of the primary after {FIRST} (MiB)"), before, Limit::None);
+        report.add(format!("its growth until {all} (MiB)"), after - before, Limit::AtMost(MOST_GROWTH));
     }
     Ok(())
 }

@@ -18,13 +18,13 @@ mod rolling;
 mod scale;
 mod service;
 
-use std::process::Command;
-
 pub(crate) use options::{Options, USAGE};
 
-use crate::results::Place;
+use crate::options::choose;
+use crate::programs;
+use crate::results::{Limit, Place};
 use load::Tally;
-use report::{Bar, Report};
+use report::Report;
 
 /// Adds to the report; an error says why it could not go on.
 type Measurement = fn(&Options, &mut Report) -> Result<(), String>;
@@ -42,18 +42,13 @@ const ALL: [(&str, Measurement); 8] = [
 
 /// Whether everything is as promised.
 pub(crate) fn run(options: &Options, command: &str) -> Result<bool, String> {
-    let known = ALL.map(|(name, _)| name);
-    if let Some(stranger) = options.measure.iter().find(|name| !known.contains(&name.as_str())) {
-        return Err(format!("--measure {stranger}: there are {}", known.join(", ")));
-    }
-    build_service();
+    let measurements = choose(&ALL, &options.measure)?;
+    programs::build(&["--bin", "changing"]);
     let mut report = Report::default();
-    for (name, measure) in ALL {
-        if options.measure.is_empty() || options.measure.iter().any(|asked| asked == name) {
-            eprintln!("{name}");
-            report.begin(name);
-            measure(options, &mut report).unwrap_or_else(|reason| report.fail(reason));
-        }
+    for (name, measure) in measurements {
+        eprintln!("{name}");
+        report.begin(name);
+        measure(options, &mut report).unwrap_or_else(|reason| report.fail(reason));
     }
     let place = Place::new(options.is_trial());
     let table = report.to_markdown(options, command);
@@ -64,19 +59,9 @@ pub(crate) fn run(options: &Options, command: &str) -> Result<bool, String> {
     Ok(report.is_met())
 }
 
-/// `cargo run` builds this program only; and a program of another profile would be found in another directory.
-fn build_service() {
-    let mut cargo = Command::new(env!("CARGO"));
-    cargo.args(["build", "--package", "benches", "--bin", "changing"]);
-    if !cfg!(debug_assertions) {
-        cargo.arg("--release");
-    }
-    assert!(cargo.status().is_ok_and(|status| status.success()), "the service does not build");
-}
-
 /// Into the report: that there were requests enough, and what became of them.
 fn add_requests(report: &mut Report, note: &str, tally: &Tally, at_least: u64) {
-    report.add("requests answered", tally.answers() as f64, Bar::AtLeast(at_least as f64));
-    report.add("requests failed", tally.failures.len() as f64, Bar::AtMost(0.0));
+    report.add("requests answered", tally.answers() as f64, Limit::AtLeast(at_least as f64));
+    report.add("requests failed", tally.failures.len() as f64, Limit::AtMost(0.0));
     report.add_tally(note, tally);
 }

@@ -5,7 +5,7 @@ use std::fmt::Write as _;
 use super::exchange::{Fate, Kind};
 use super::load::Tally;
 use super::options::Options;
-use crate::results::{brief, machine};
+use crate::results::{Limit, brief, machine};
 
 /// Everything found so far.
 #[derive(Default)]
@@ -17,21 +17,12 @@ pub(crate) struct Report {
     measure: &'static str,
 }
 
-/// What a figure has to be.
-#[derive(Clone, Copy, Debug, PartialEq)]
-pub(crate) enum Bar {
-    AtMost(f64),
-    AtLeast(f64),
-    /// To know beside.
-    None,
-}
-
 struct Row {
     measure: &'static str,
     figure: String,
     /// Or why there is none.
     measured: Result<f64, String>,
-    bar: Bar,
+    limit: Limit,
 }
 
 impl Report {
@@ -39,8 +30,8 @@ impl Report {
         self.measure = measure;
     }
 
-    pub(crate) fn add(&mut self, figure: impl Into<String>, measured: f64, bar: Bar) {
-        let row = Row { measure: self.measure, figure: figure.into(), measured: Ok(measured), bar };
+    pub(crate) fn add(&mut self, figure: impl Into<String>, measured: f64, limit: Limit) {
+        let row = Row { measure: self.measure, figure: figure.into(), measured: Ok(measured), limit };
         eprintln!("  {}: {}", row.figure, row.measured());
         self.rows.push(row);
     }
@@ -49,7 +40,7 @@ impl Report {
     pub(crate) fn fail(&mut self, reason: String) {
         eprintln!("  FAILED: {reason}");
         let figure = "measured to the end".to_owned();
-        self.rows.push(Row { measure: self.measure, figure, measured: Err(reason), bar: Bar::None });
+        self.rows.push(Row { measure: self.measure, figure, measured: Err(reason), limit: Limit::None });
     }
 
     /// What became of the requests of this measure, in detail.
@@ -99,14 +90,7 @@ impl Report {
                 Some(false) => "**not met**",
                 None => "",
             };
-            _ = writeln!(
-                text,
-                "| {} | {} | {} | {} | {verdict} |",
-                row.measure,
-                row.figure,
-                row.measured(),
-                row.bar.to_text()
-            );
+            _ = writeln!(text, "| {} | {} | {} | {} | {verdict} |", row.measure, row.figure, row.measured(), row.limit);
         }
         text.push('\n');
         text + &self.sections
@@ -117,7 +101,7 @@ impl Report {
         for row in &self.rows {
             let value = row.measured.as_ref().map_or(String::new(), |value| format!("{value:.4}"));
             let met = row.is_met().map_or(String::new(), |met| met.to_string());
-            _ = writeln!(text, "{},\"{}\",{value},\"{}\",{met}", row.measure, row.figure, row.bar.to_text());
+            _ = writeln!(text, "{},\"{}\",{value},\"{}\",{met}", row.measure, row.figure, row.limit);
         }
         text
     }
@@ -134,21 +118,9 @@ impl Row {
 
     /// None, if there is nothing to meet.
     fn is_met(&self) -> Option<bool> {
-        match (&self.measured, self.bar) {
-            (Err(_), _) => Some(false),
-            (Ok(value), Bar::AtMost(bar)) => Some(*value <= bar),
-            (Ok(value), Bar::AtLeast(bar)) => Some(*value >= bar),
-            (Ok(_), Bar::None) => None,
-        }
-    }
-}
-
-impl Bar {
-    fn to_text(self) -> String {
-        match self {
-            Self::AtMost(bar) => format!("≤ {bar}"),
-            Self::AtLeast(bar) => format!("≥ {bar}"),
-            Self::None => "–".into(),
+        match &self.measured {
+            Err(_) => Some(false),
+            Ok(value) => self.limit.is_met(*value),
         }
     }
 }

@@ -5,8 +5,9 @@ use std::time::{Duration, Instant};
 use super::add_requests;
 use super::load::{Load, Manner, Tally};
 use super::options::Options;
-use super::report::{Bar, Report};
+use super::report::Report;
 use super::service::Service;
+use crate::results::Limit;
 
 const WORKERS: usize = 4;
 /// What a worker takes to start that loads a model or fills a cache.
@@ -34,8 +35,8 @@ pub(crate) fn measure_reloads(options: &Options, report: &mut Report) -> Result<
         let is_enough = |done, load: &Load| done >= amount.reloads - slow && load.answered() >= requests;
         outcome.follow(under_load(Duration::ZERO, Service::reload, is_enough)?);
     }
-    report.add("reloads", outcome.done as f64, Bar::AtLeast(amount.reloads as f64));
-    report.add("of them with workers that are slow to start", slow as f64, Bar::AtLeast(slow_reloads as f64));
+    report.add("reloads", outcome.done as f64, Limit::AtLeast(amount.reloads as f64));
+    report.add("of them with workers that are slow to start", slow as f64, Limit::AtLeast(slow_reloads as f64));
     let note = format!(
         "{slow} reloads of {WORKERS} workers that take {SLOW_START:?} to start, then {} of such that start at once, one after the other.",
         outcome.done - slow
@@ -46,7 +47,7 @@ pub(crate) fn measure_reloads(options: &Options, report: &mut Report) -> Result<
 pub(crate) fn measure_upgrades(options: &Options, report: &mut Report) -> Result<(), String> {
     let upgrades = options.amount.upgrades;
     let outcome = under_load(Duration::ZERO, Service::upgrade, |done, _| done >= upgrades)?;
-    report.add("upgrades under one pid", outcome.done as f64, Bar::AtLeast(upgrades as f64));
+    report.add("upgrades under one pid", outcome.done as f64, Limit::AtLeast(upgrades as f64));
     let note = format!("{} upgrades of a primary with {WORKERS} workers, one after the other.", outcome.done);
     outcome.add_to(report, &note, 1)
 }
@@ -60,7 +61,7 @@ impl Outcome {
     }
 
     fn add_to(self, report: &mut Report, note: &str, requests: u64) -> Result<(), String> {
-        report.add("generations that never answered, at the end", self.unseen as f64, Bar::AtMost(0.0));
+        report.add("generations that never answered, at the end", self.unseen as f64, Limit::AtMost(0.0));
         add_requests(report, note, &self.tally, requests);
         self.result
     }

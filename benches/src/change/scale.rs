@@ -6,8 +6,9 @@ use std::time::Duration;
 use super::add_requests;
 use super::load::{Load, Manner};
 use super::options::Options;
-use super::report::{Bar, Report};
+use super::report::Report;
 use super::service::Service;
+use crate::results::Limit;
 use crate::running::within;
 
 const MOST: usize = 8;
@@ -25,7 +26,7 @@ pub(crate) fn measure(options: &Options, report: &mut Report) -> Result<(), Stri
         Ok(())
     });
     let tally = load.stop();
-    report.add("cycles, each worker seen to answer", done as f64, Bar::AtLeast(options.amount.cycles as f64));
+    report.add("cycles, each worker seen to answer", done as f64, Limit::AtLeast(options.amount.cycles as f64));
     add_requests(report, &format!("{done} times from 1 worker to {MOST} and back."), &tally, 1);
     result
 }

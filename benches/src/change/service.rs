@@ -1,24 +1,24 @@
 //! The service that is changed, and what its primary says.
 
 use std::collections::BTreeSet;
-use std::io::{BufRead as _, BufReader};
 use std::path::PathBuf;
-use std::process::{Child, Command, Stdio};
-use std::sync::mpsc::{Receiver, RecvTimeoutError, channel};
-use std::time::{Duration, Instant};
+use std::process::{Child, Stdio};
+use std::time::Duration;
 use std::{env, fs, thread};
 
 use nix::sys::signal::Signal;
 
 use super::exchange::Target;
 use super::load::Load;
+use crate::lines::Lines;
 use crate::process;
+use crate::programs;
 use crate::running::{end, free_address, send, within};
 
 /// A running cluster; ended by being dropped.
 pub(crate) struct Service {
     primary: Child,
-    lines: Receiver<String>,
+    lines: Lines,
     scratch: PathBuf,
     pub(crate) target: Target,
 }
@@ -35,10 +35,7 @@ impl Service {
         let scratch = env::temp_dir().join(format!("benches-{}", tcp.port()));
         fs::create_dir_all(&scratch).map_err(|error| format!("no room for temporary files: {error}"))?;
         let target = Target { tcp, unix: scratch.join("service.sock") };
-        let program = env::current_exe().expect("this program has a path").with_file_name("changing");
-        let settings = env::vars().map(|(name, _)| name).filter(|name| name.starts_with("CLUSTER_"));
-        let mut command = Command::new(program);
-        settings.for_each(|name| _ = command.env_remove(name));
+        let mut command = programs::cluster("changing");
         command
             .env("ADDR", target.tcp.to_string())
             .env("SOCKET", &target.unix)
@@ -47,9 +44,7 @@ impl Service {
             .stdin(Stdio::null())
             .stderr(Stdio::piped());
         let mut primary = command.spawn().map_err(|error| format!("the service does not start: {error}"))?;
-        let stderr = BufReader::new(primary.stderr.take().expect("it was asked for"));
-        let (sender, lines) = channel();
-        thread::spawn(move || stderr.lines().map_while(Result::ok).try_for_each(|line| sender.send(line)));
+        let lines = Lines::of(primary.stderr.take().expect("it was asked for"));
         let service = Self { primary, lines, scratch, target };
         service.hear("ready on", None, TO_FINISH)?;
         Ok(service)
@@ -111,8 +106,7 @@ impl Service {
     pub(crate) fn settle(&self, count: usize) -> Result<(), String> {
         const PAUSE: Duration = Duration::from_secs(1);
         const QUIET: Duration = Duration::from_millis(2);
-        let cpu_time =
-            || -> Duration { self.workers().into_iter().chain([self.primary()]).map(process::cpu_time).sum() };
+        let cpu_time = || process::tree_cpu_time(self.primary());
         let settled = within(TO_FINISH, || {
             let before = cpu_time();
             thread::sleep(PAUSE);
@@ -132,21 +126,11 @@ impl Service {
 
     /// Waits for a line with `wanted`; one with `refused` is an error.
     fn hear(&self, wanted: &str, refused: Option<&str>, patience: Duration) -> Result<(), String> {
-        let deadline = Instant::now() + patience;
-        let mut last = String::from("nothing");
-        loop {
-            match self.lines.recv_timeout(deadline.saturating_duration_since(Instant::now())) {
-                Ok(line) if line.contains(wanted) => return Ok(()),
-                Ok(line) if refused.is_some_and(|refused| line.contains(refused)) => return Err(line),
-                Ok(line) => last = line,
-                Err(RecvTimeoutError::Timeout) => {
-                    return Err(format!("no line `{wanted}` within {patience:?}; the last was: {last}"));
-                }
-                Err(RecvTimeoutError::Disconnected) => {
-                    return Err(format!("the service has ended instead of `{wanted}`; its last line was: {last}"));
-                }
-            }
-        }
+        self.lines.find(wanted, patience, |line| match line {
+            line if line.contains(wanted) => Some(Ok(())),
+            line if refused.is_some_and(|refused| line.contains(refused)) => Some(Err(line.to_owned())),
+            _ => None,
+        })
     }
 }
 

@@ -20,7 +20,7 @@ const TRIALS: usize = 20;
 /// For a peer to notice that the clients of the last trial have left.
 const PAUSE: Duration = Duration::from_millis(50);
 
-pub(crate) fn measure(peer: &Peer, options: &Options, samples: &mut Samples) {
+pub(crate) fn measure(peer: &Peer, options: &Options, samples: &mut Samples<Figure>) {
     if !peer.tells_who() {
         return;
     }

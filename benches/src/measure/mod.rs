@@ -7,23 +7,14 @@ mod tail;
 
 use crate::options::Options;
 use crate::peer::Peer;
-use crate::results::Samples;
+use crate::results::{Figure, Samples};
 
 /// Adds to the samples of a peer, if the peer can be measured so.
-pub(crate) type Measurement = fn(&Peer, &Options, &mut Samples);
+pub(crate) type Measurement = fn(&Peer, &Options, &mut Samples<Figure>);
 
 /// In the order in which a round goes through them, with all peers each.
 pub(crate) const ALL: [(&str, Measurement); 4] =
     [("serving", serving::measure), ("tail", tail::measure), ("balance", balance::measure), ("queue", queue::measure)];
-
-/// Those that were asked for by name, or all.
-pub(crate) fn select(names: &[String]) -> Result<Vec<(&'static str, Measurement)>, String> {
-    let known = ALL.map(|(name, _)| name);
-    if let Some(stranger) = names.iter().find(|name| !known.contains(&name.as_str())) {
-        return Err(format!("--measure {stranger}: there are {}", known.join(", ")));
-    }
-    Ok(ALL.into_iter().filter(|(known, _)| names.is_empty() || names.iter().any(|name| name == known)).collect())
-}
 
 /// Workers, or threads, of every peer where nothing else is said.
 const CORES: usize = 2;

@@ -18,7 +18,7 @@ const CLIENTS: usize = 200;
 /// At least, in all rounds together.
 const RUNS: usize = 20;
 
-pub(crate) fn measure(peer: &Peer, options: &Options, samples: &mut Samples) {
+pub(crate) fn measure(peer: &Peer, options: &Options, samples: &mut Samples<Figure>) {
     if !peer.has_processes() {
         return;
     }

@@ -7,7 +7,7 @@ use crate::results::{Figure, Samples};
 use crate::running::Running;
 use crate::wrk::Load;
 
-pub(crate) fn measure(peer: &Peer, options: &Options, samples: &mut Samples) {
+pub(crate) fn measure(peer: &Peer, options: &Options, samples: &mut Samples<Figure>) {
     let running = Running::start(peer, CORES);
     let mut add = |figure, value| samples.add(figure, peer.name, value);
     add(Figure::StartToServing, running.started_in.as_secs_f64() * 1e3);

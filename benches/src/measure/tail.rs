@@ -23,7 +23,7 @@ const PAUSE: Duration = Duration::from_micros(2500);
 /// So many, in two seconds: the 99th percentile is the eighth slowest.
 const CLIENTS: u32 = 800;
 
-pub(crate) fn measure(peer: &Peer, _options: &Options, samples: &mut Samples) {
+pub(crate) fn measure(peer: &Peer, _options: &Options, samples: &mut Samples<Figure>) {
     if !peer.has_reports() {
         return;
     }

@@ -6,7 +6,7 @@ use crate::peer::Peer;
 use crate::wrk::Load;
 
 /// With the names of their files.
-pub(crate) fn all(installed: &[&Peer], missing: &[&Peer], samples: &Samples) -> [(&'static str, Chart); 3] {
+pub(crate) fn all(installed: &[&Peer], missing: &[&Peer], samples: &Samples<Figure>) -> [(&'static str, Chart); 3] {
     let plot = |title, unit, scale, figures: &[Figure]| Chart {
         title,
         unit,
@@ -36,7 +36,7 @@ pub(crate) fn all(installed: &[&Peer], missing: &[&Peer], samples: &Samples) -> 
 }
 
 /// Peers of which nothing of the kind can be measured are left out; those that are missing are not.
-fn rows(installed: &[&Peer], missing: &[&Peer], samples: &Samples, figures: &[Figure]) -> Vec<Row> {
+fn rows(installed: &[&Peer], missing: &[&Peer], samples: &Samples<Figure>, figures: &[Figure]) -> Vec<Row> {
     let measured = installed.iter().map(|peer| Row {
         name: peer.name,
         values: figures.iter().filter_map(|figure| Some(samples.summary(*figure, peer.name)?.median)).collect(),

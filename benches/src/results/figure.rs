@@ -2,6 +2,7 @@
 
 use std::fmt::{self, Display, Formatter};
 
+use super::Quantity;
 use crate::wrk::Load;
 
 /// One kind of number.
@@ -64,15 +65,13 @@ pub(crate) enum Rank {
     Last,
 }
 
-impl Figure {
-    /// Whole by nature.
-    pub(crate) fn is_count(self) -> bool {
+impl Quantity for Figure {
+    fn is_count(self) -> bool {
         matches!(self, Self::Lost | Self::LostTo(_))
     }
 }
 
 impl Display for Figure {
-    /// As a table's heading.
     fn fmt(&self, f: &mut Formatter<'_>) -> fmt::Result {
         match self {
             Self::PerSecond(load) => write!(f, "requests per second, {load}"),

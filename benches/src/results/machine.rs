@@ -24,11 +24,7 @@ pub(crate) fn describe() -> String {
 }
 
 fn versions(installed: &[&Peer]) -> Vec<String> {
-    let lock = Path::new(env!("CARGO_MANIFEST_DIR")).join("../Cargo.lock");
-    let lock = fs::read_to_string(lock).unwrap_or_default();
-    let crates =
-        ["axum", "hyper", "tokio"].into_iter().filter_map(|name| Some(format!("{name} {}", locked(&lock, name)?)));
-    let mut all: Vec<String> = crates.collect();
+    let mut all = locked("../Cargo.lock", &["axum", "hyper", "tokio"]);
     for peer in installed {
         let family = peer.name.split('-').next().unwrap_or(peer.name);
         all.extend(peer.version().map(|version| format!("{family} {version}")));
@@ -38,7 +34,12 @@ fn versions(installed: &[&Peer]) -> Vec<String> {
     all
 }
 
-fn locked<'a>(lock: &'a str, name: &str) -> Option<&'a str> {
-    let (_, rest) = lock.split_once(&format!("name = \"{name}\"\nversion = \""))?;
-    Some(rest.split_once('"')?.0)
+/// The versions of crates that a lock file has, which is found from this package.
+pub(crate) fn locked(lock: &str, names: &[&str]) -> Vec<String> {
+    let lock = fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join(lock)).unwrap_or_default();
+    let version = |name: &str| {
+        let (_, rest) = lock.split_once(&format!("name = \"{name}\"\nversion = \""))?;
+        Some(format!("{name} {}", rest.split_once('"')?.0))
+    };
+    names.iter().filter_map(|name| version(name)).collect()
 }

@@ -2,20 +2,12 @@
 
 use std::fmt::Write as _;
 
-use super::bars::{self, Bar, Limit};
-use super::{Beside, Fate, Figure, Rank, Samples, machine};
+use super::{Beside, Fate, Figure, Rank, Samples, Section, bar, bars, machine};
 use crate::options::Options;
 use crate::peer::Peer;
 use crate::wrk::Load;
 
-struct Section {
-    title: &'static str,
-    note: &'static str,
-    figures: &'static [Figure],
-    chart: Option<&'static str>,
-}
-
-const SECTIONS: [Section; 5] = [
+const SECTIONS: [Section<Figure>; 5] = [
     Section {
         title: "Serving",
         note: "Two workers or threads under wrk with one thread and 64 connections; CPU time, user and system, is that of the \
@@ -86,7 +78,7 @@ const SECTIONS: [Section; 5] = [
     },
 ];
 
-pub(crate) fn document(options: &Options, installed: &[&Peer], missing: &[&Peer], samples: &Samples) -> String {
+pub(crate) fn document(options: &Options, installed: &[&Peer], missing: &[&Peer], samples: &Samples<Figure>) -> String {
     let mut text = String::from("# This library beside others\n\n");
     _ = writeln!(
         text,
@@ -99,62 +91,15 @@ pub(crate) fn document(options: &Options, installed: &[&Peer], missing: &[&Peer]
         _ = writeln!(text, "**Too few rounds, or peers: a trial of the bench, and no measurement.**\n");
     }
     _ = writeln!(text, "{}", machine::note(installed));
-    write_bars(&mut text, samples);
+    text.push_str(&bar::table(&bars::ALL, samples));
     for section in &SECTIONS {
-        section.write(&mut text, installed, missing, samples);
+        section.write(&mut text, &names(installed), &names(missing), samples);
     }
     text
 }
 
-fn write_bars(text: &mut String, samples: &Samples) {
-    text.push_str("## Bars\n\n| | measured | bar | |\n| --- | --- | --- | --- |\n");
-    for bar in &bars::ALL {
-        let limit = match bar.limit {
-            Limit::AtMost(limit) => format!("≤ {}", brief(limit)),
-            Limit::Below(limit) => format!("< {}", brief(limit)),
-            Limit::None => "–".into(),
-        };
-        let (measured, verdict) = judge(bar, samples);
-        _ = writeln!(text, "| {} | {measured} | {limit} | {verdict} |", bar.name);
-    }
-    text.push('\n');
-}
-
-fn judge(bar: &Bar, samples: &Samples) -> (String, &'static str) {
-    let Some(value) = bar.value(samples) else { return ("–".into(), "not measured") };
-    let verdict = match bar.limit.is_met(value.median) {
-        Some(true) => "met",
-        Some(false) => "**not met**",
-        None => "",
-    };
-    (format!("{:.2} ({:.2}–{:.2})", value.median, value.least, value.most), verdict)
-}
-
-impl Section {
-    /// A row for each peer.
-    fn write(&self, text: &mut String, installed: &[&Peer], missing: &[&Peer], samples: &Samples) {
-        _ = writeln!(text, "## {}\n\n{}\n", self.title, self.note);
-        let titles: Vec<String> = self.figures.iter().map(Figure::to_string).collect();
-        _ = writeln!(text, "| | {} |\n| --- |{}", titles.join(" | "), " --- |".repeat(titles.len()));
-        for peer in installed {
-            let cells: Vec<String> = self.figures.iter().map(|figure| cell(samples, *figure, peer.name)).collect();
-            _ = writeln!(text, "| {} | {} |", peer.name, cells.join(" | "));
-        }
-        for peer in missing {
-            _ = writeln!(text, "| {} |{}", peer.name, " not installed |".repeat(titles.len()));
-        }
-        text.push('\n');
-        if let Some(chart) = self.chart {
-            _ = writeln!(text, "![{}]({chart})\n", self.title);
-        }
-    }
-}
-
-fn cell(samples: &Samples, figure: Figure, peer: &'static str) -> String {
-    let brief = if figure.is_count() { |count: f64| count.to_string() } else { brief };
-    samples.summary(figure, peer).map_or("–".into(), |summary| {
-        format!("{} ({}–{})", brief(summary.median), brief(summary.least), brief(summary.most))
-    })
+fn names(peers: &[&Peer]) -> Vec<&'static str> {
+    peers.iter().map(|peer| peer.name).collect()
 }
 
 /// Three digits that count; none behind the point that say nothing.

@@ -1,19 +1,23 @@
 //! What becomes of the figures: a table, plots, and all of them as they were measured.
 
+pub(crate) mod bar;
 mod bars;
 mod charts;
 mod figure;
 pub(crate) mod machine;
 mod markdown;
 mod samples;
+mod section;
 mod svg;
 
 use std::path::{Path, PathBuf};
 use std::{env, fs};
 
+pub(crate) use bar::{Bar, Limit, Measured};
 pub(crate) use figure::{Beside, Fate, Figure, KEPT_OVER, Rank};
 pub(crate) use markdown::brief;
-pub(crate) use samples::Samples;
+pub(crate) use samples::{Quantity, Samples};
+pub(crate) use section::Section;
 
 use crate::options::Options;
 use crate::peer::Peer;
@@ -39,7 +43,7 @@ impl Place {
 }
 
 /// The table goes to stdout, too.
-pub(crate) fn write(options: &Options, installed: &[&Peer], missing: &[&Peer], samples: &Samples) {
+pub(crate) fn write(options: &Options, installed: &[&Peer], missing: &[&Peer], samples: &Samples<Figure>) {
     let place = Place::new(options.is_trial());
     let table = markdown::document(options, installed, missing, samples);
     print!("{table}");

@@ -1,14 +1,17 @@
 //! Every number, and what many of a kind amount to.
 
 use std::collections::BTreeMap;
-use std::fmt::Write as _;
+use std::fmt::{Display, Write as _};
 
-use super::Figure;
+/// One kind of number; shown, it is a table's heading.
+pub(crate) trait Quantity: Copy + Ord + Display {
+    /// Whole by nature.
+    fn is_count(self) -> bool;
+}
 
 /// All figures of all peers, in the order of the rounds.
-#[derive(Default)]
-pub(crate) struct Samples {
-    values: BTreeMap<(Figure, &'static str), Vec<f64>>,
+pub(crate) struct Samples<F> {
+    values: BTreeMap<(F, &'static str), Vec<f64>>,
 }
 
 /// What several values of one kind amount to.
@@ -19,16 +22,16 @@ pub(crate) struct Summary {
     pub(crate) most: f64,
 }
 
-impl Samples {
-    pub(crate) fn add(&mut self, figure: Figure, peer: &'static str, value: f64) {
+impl<F: Quantity> Samples<F> {
+    pub(crate) fn add(&mut self, figure: F, peer: &'static str, value: f64) {
         self.values.entry((figure, peer)).or_default().push(value);
     }
 
-    pub(crate) fn of(&self, figure: Figure, peer: &'static str) -> &[f64] {
+    pub(crate) fn of(&self, figure: F, peer: &'static str) -> &[f64] {
         self.values.get(&(figure, peer)).map(Vec::as_slice).unwrap_or_default()
     }
 
-    pub(crate) fn summary(&self, figure: Figure, peer: &'static str) -> Option<Summary> {
+    pub(crate) fn summary(&self, figure: F, peer: &'static str) -> Option<Summary> {
         Summary::of(self.of(figure, peer).iter().copied())
     }
 
@@ -40,6 +43,12 @@ impl Samples {
             }
         }
         text
+    }
+}
+
+impl<F> Default for Samples<F> {
+    fn default() -> Self {
+        Self { values: BTreeMap::new() }
     }
 }
 

@@ -3,22 +3,25 @@
 //! One future does both, and neither direction waits for the other: two peers that flood each other keep moving.
 
 use std::future::poll_fn;
-use std::io::{self, IoSlice, Read};
+use std::io::{self, IoSlice};
+use std::os::fd::AsFd as _;
 use std::os::unix::net::UnixStream as StdStream;
-use std::pin::{Pin, pin};
+use std::pin::Pin;
 use std::sync::Arc;
-use std::task::{Context, Poll};
+use std::task::{Context, Poll, ready};
 
 use bytes::{Buf as _, Bytes};
-use tokio::io::{AsyncReadExt, AsyncWrite};
+use tokio::io::{AsyncWrite, Interest};
 use tokio::net::UnixStream;
 
 use super::LaneEnd;
+use super::fd::{Fds, Parcel};
 use super::frame::{Deframer, Part, Violation, WINDOW};
 use super::reply::Answer;
 use super::shared::{Core, Order};
 use super::stream::End;
 use super::suspend::Carried;
+use crate::os::{self, Received};
 
 /// After this many rounds of writing and reading other tasks of the thread get their turn.
 const ROUNDS: usize = 16;
@@ -52,8 +55,9 @@ fn connect(socket: StdStream) -> io::Result<UnixStream> {
 }
 
 async fn run(core: &Core, stream: UnixStream, carried: Carried) -> LaneEnd {
-    let mut arriving = Arriving { core, frames: Deframer::new(core.limit), unreturned: carried.unreturned };
-    arriving.frames.extend(&carried.begun);
+    let Carried { begun, parcels, unreturned } = carried;
+    let frames = Deframer::holding(&begun, parcels, core.limit);
+    let arriving = Arriving { core, frames, unreturned };
     let mut driver = Driver { core, stream, arriving, writing: Writing::default() };
     match poll_fn(|cx| driver.poll(cx)).await {
         Order::Finish(end) => driver.finish().map_or_else(LaneEnd::Violation, |()| end),
@@ -76,8 +80,10 @@ pub(super) struct Writing {
     /// Whole frames, and how much of them is there already.
     pub(super) queue: Vec<u8>,
     written: usize,
-    /// What is left of a piece of a large frame, which follows.
+    /// What is left of a piece of a large frame, or of a frame with descriptors, which follows.
     pub(super) piece: Bytes,
+    /// The descriptors that go with the first byte of it.
+    pub(super) fds: Fds,
 }
 
 impl Writing {
@@ -103,10 +109,12 @@ impl Writing {
         }
     }
 
-    fn into_rest(mut self) -> Vec<u8> {
+    /// What is with nobody yet, and where descriptors are in it.
+    fn into_rest(mut self) -> (Vec<u8>, Vec<(usize, Fds)>) {
         let mut rest = self.queue.split_off(self.written);
+        let fds = if self.fds.is_empty() { Vec::new() } else { vec![(rest.len(), self.fds)] };
         rest.extend_from_slice(&self.piece);
-        rest
+        (rest, fds)
     }
 }
 
@@ -119,7 +127,8 @@ impl Driver<'_> {
             }
             let Ok(written) = self.write(cx) else { return Poll::Ready(Order::Finish(LaneEnd::PeerClosed)) };
             let arrived = match self.read(cx) {
-                Poll::Ready(Ok(0) | Err(_)) => return Poll::Ready(Order::Finish(LaneEnd::PeerClosed)),
+                Poll::Ready(Ok(0)) => return Poll::Ready(Order::Finish(LaneEnd::PeerClosed)),
+                Poll::Ready(Err(violation)) => return Poll::Ready(Order::Stop(LaneEnd::Violation(violation))),
                 Poll::Ready(Ok(_)) => match self.arriving.absorb() {
                     Ok(()) => true,
                     Err(violation) => return Poll::Ready(Order::Stop(LaneEnd::Violation(violation))),
@@ -140,8 +149,7 @@ impl Driver<'_> {
             return Ok(Written::Nothing);
         }
         while !self.writing.is_empty() {
-            let parts = [IoSlice::new(&self.writing.queue[self.writing.written..]), IoSlice::new(&self.writing.piece)];
-            match Pin::new(&mut self.stream).poll_write_vectored(cx, &parts) {
+            match self.write_some(cx) {
                 Poll::Ready(Ok(0)) => return Err(io::ErrorKind::WriteZero.into()),
                 Poll::Ready(Ok(bytes)) => {
                     self.writing.advance(bytes);
@@ -155,21 +163,63 @@ impl Driver<'_> {
         Ok(Written::Some)
     }
 
-    fn read(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<usize>> {
-        let mut space = self.arriving.frames.space();
-        let read = pin!(self.stream.read_buf(&mut space)).poll(cx);
-        if let Poll::Ready(Ok(bytes)) = read {
-            self.arriving.frames.was_read(bytes);
+    /// Gives the kernel of what is to be written what can go in one call.
+    fn write_some(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<usize>> {
+        let Writing { queue, written, piece, fds } = &mut self.writing;
+        let queue = &queue[*written..];
+        if fds.is_empty() {
+            let parts = [IoSlice::new(queue), IoSlice::new(piece)];
+            return Pin::new(&mut self.stream).poll_write_vectored(cx, &parts);
         }
-        read
+        if !queue.is_empty() {
+            return Pin::new(&mut self.stream).poll_write(cx, queue);
+        }
+        let descriptors: Vec<_> = fds.iter().map(|fd| fd.as_fd()).collect();
+        loop {
+            ready!(self.stream.poll_write_ready(cx))?;
+            let send = || os::send_stream(self.stream.as_fd(), piece, &descriptors);
+            match self.stream.try_io(Interest::WRITABLE, send) {
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
+                Ok(bytes) => {
+                    fds.clear();
+                    return Poll::Ready(Ok(bytes));
+                }
+                Err(error) => return Poll::Ready(Err(error)),
+            }
+        }
+    }
+
+    /// Says how many bytes it has read; none from a peer that is gone.
+    fn read(&mut self, cx: &mut Context<'_>) -> Poll<Result<usize, Violation>> {
+        loop {
+            if ready!(self.stream.poll_read_ready(cx)).is_err() {
+                return Poll::Ready(Ok(0));
+            }
+            let mut received = None;
+            let mut space = self.arriving.frames.space();
+            let would_block = self.stream.try_io(Interest::READABLE, || {
+                let read = os::receive_stream(self.stream.as_fd(), &mut space)?;
+                // As much as there was: what comes next is waited for without asking whether it is there. (A read ends with the
+                // first descriptors that it finds, though.)
+                let is_all = read.len > 0 && !read.is_full && read.fds.is_empty() && !read.is_cut;
+                received = Some(read);
+                if is_all { Err(io::ErrorKind::WouldBlock.into()) } else { Ok(()) }
+            });
+            match (received, would_block) {
+                (Some(read), _) => return Poll::Ready(self.arriving.take_in(read)),
+                (None, Err(error))
+                    if matches!(error.kind(), io::ErrorKind::WouldBlock | io::ErrorKind::Interrupted) => {}
+                (None, _) => return Poll::Ready(Ok(0)),
+            }
+        }
     }
 
     /// Gives the socket back, and what is with neither the kernel nor the user.
     fn suspend(self) -> LaneEnd {
         match self.stream.into_std() {
             Ok(socket) => {
-                let carried =
-                    Carried { begun: self.arriving.frames.into_begun(), unreturned: self.arriving.unreturned };
+                let (begun, parcels) = self.arriving.frames.into_begun();
+                let carried = Carried { begun, parcels: parcels.into(), unreturned: self.arriving.unreturned };
                 self.core.suspend(carried, self.writing.into_rest(), socket);
                 LaneEnd::Suspended
             }
@@ -183,15 +233,13 @@ impl Driver<'_> {
         // A third party may hold the other end and go on writing; no socket buffer is as large as this.
         let most = WINDOW + 2 * self.core.limit;
         // Not through tokio: its reads go by what it last heard of the socket, which may be less than what is there.
-        let Ok(mut socket) = self.stream.into_std() else { return Ok(()) };
-        let mut chunk = vec![0; 64 << 10];
+        let Ok(socket) = self.stream.into_std() else { return Ok(()) };
         let mut total = 0;
         while total < most {
-            match socket.read(&mut chunk) {
-                Ok(0) => break,
-                Ok(bytes) => {
-                    total += bytes;
-                    self.arriving.frames.extend(&chunk[..bytes]);
+            match os::receive_stream(socket.as_fd(), &mut self.arriving.frames.space()) {
+                Ok(Received { len: 0, .. }) => break,
+                Ok(received) => {
+                    total += self.arriving.take_in(received)?;
                     self.arriving.absorb()?;
                 }
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
@@ -211,13 +259,23 @@ struct Arriving<'a> {
 }
 
 impl Arriving<'_> {
+    /// Notes what was read into the space that there was for it.
+    fn take_in(&mut self, received: Received) -> Result<usize, Violation> {
+        let Received { len, fds, is_cut, .. } = received;
+        self.frames.was_read(len);
+        if is_cut || !fds.is_empty() {
+            self.frames.arrive(Parcel::new(fds, is_cut))?;
+        }
+        Ok(len)
+    }
+
     /// Deals with what has arrived.
     fn absorb(&mut self) -> Result<(), Violation> {
         let mut messages = false;
         let outcome = loop {
             match self.frames.next() {
                 Ok(Some(part)) => {
-                    messages |= matches!(part, Part::Messages(_) | Part::LargeMessage(_));
+                    messages |= matches!(part, Part::Messages(_) | Part::Single(_));
                     if let Err(violation) = self.accept(part) {
                         break Err(violation);
                     }
@@ -238,11 +296,11 @@ impl Arriving<'_> {
                 self.spend(run.len())?;
                 self.core.deliver(run);
             }
-            Part::LargeMessage(message) => {
+            Part::Single(message) => {
                 self.spend(message.cost())?;
-                self.core.deliver_large(message);
+                self.core.deliver_single(message);
             }
-            Part::Reply { tag, payload } => self.core.resolve(tag, Answer::Value(payload)),
+            Part::Reply { tag, payload, parcel } => self.core.resolve(tag, Answer::Value(payload, parcel)),
             Part::Unanswered { tag } => {
                 self.core.resolve(tag, Answer::Unanswered);
                 self.core.conclude(tag, End::Unanswered);

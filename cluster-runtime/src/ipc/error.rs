@@ -9,11 +9,13 @@ use super::frame::TooLarge;
 #[non_exhaustive]
 pub enum SendError {
     /// The other process has ended, or this one has closed the connection to it. Nothing can reach it any more: stop
-    /// sending. In a worker this means that the primary is gone and the worker is about to drain.
+    /// sending. In a worker this means that the primary is gone and the worker is about to drain; or, of a
+    /// [`Peer`](crate::Peer), that its slot has no worker now: a replacement may come soon.
     #[error("the other process is gone")]
     Gone,
-    /// The encoded message is larger than a frame may be. It will never pass: split it, or pass the data another way.
-    #[error("the message takes {size} bytes and the limit is {limit}")]
+    /// The encoded message is larger than [`max_message`](crate::Config::max_message). It will never pass: split it, pass the data
+    /// another way, or raise the limit.
+    #[error("the message takes {size} bytes and the limit is {limit} (max_message)")]
     TooLarge {
         /// Bytes that the message takes when encoded.
         size: usize,

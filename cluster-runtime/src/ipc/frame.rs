@@ -10,23 +10,31 @@
 //! | 4 credit | bytes: u32 | none |
 //! | 5 piece | the next bytes of a large frame | none |
 //! | 6 last piece | its last bytes: now it counts as if it had come as one | of the whole, at most half a window |
-//! | 7 taken | tag: u64 | none |
-//! | 8 item | tag: u64, payload | of its stream's window, as a message without the tag |
-//! | 9 end | tag: u64 | none |
-//! | 10 more | tag: u64, bytes: u32 | none |
-//! | 11 cancel | tag: u64 | none |
+//! | 7 message with descriptors | payload, how many: u8 | as a message, and 16 KiB for each |
+//! | 8 reply with descriptors | tag: u64, payload, how many: u8 | none |
+//! | 9 taken | tag: u64 | none |
+//! | 10 item | tag: u64, payload | of its stream's window, as a message without the tag |
+//! | 11 item with descriptors | tag: u64, payload, how many: u8 | likewise |
+//! | 12 end | tag: u64 | none |
+//! | 13 more | tag: u64, bytes: u32 | none |
+//! | 14 cancel | tag: u64 | none |
+//!
+//! The descriptors of a frame come with its first byte, those of a large one with that of its last piece.
 //!
 //! No frame is longer than a [`PIECE`], so that none keeps others waiting for long. What is larger, kind and body of a message,
 //! a reply or an item, travels in pieces, one large frame after the other, and any frames between its pieces.
 //!
-//! What 7 to 11 mean is said in [`stream`](super::stream).
+//! What 9 to 14 mean is said in [`stream`](super::stream).
 
+use std::collections::VecDeque;
 use std::fmt;
 use std::mem;
 use std::sync::{Mutex, PoisonError};
 
 use bytes::buf::Limit;
 use bytes::{Buf, BufMut, Bytes, BytesMut};
+
+use super::fd::{Fds, Parcel};
 
 /// Part of every fingerprint; to be counted up when the layout changes.
 pub(super) const PROTOCOL: &str = "frames-3";
@@ -49,19 +57,26 @@ const UNANSWERED: u8 = 3;
 const CREDIT: u8 = 4;
 const PART: u8 = 5;
 const LAST_PART: u8 = 6;
-const TAKEN: u8 = 7;
-const ITEM: u8 = 8;
-const END: u8 = 9;
-const MORE: u8 = 10;
-const CANCEL: u8 = 11;
+const MESSAGE_WITH: u8 = 7;
+const REPLY_WITH: u8 = 8;
+const TAKEN: u8 = 9;
+const ITEM: u8 = 10;
+const ITEM_WITH: u8 = 11;
+const END: u8 = 12;
+const MORE: u8 = 13;
+const CANCEL: u8 = 14;
 
 const LENGTH: usize = 4;
 const HEADER: usize = LENGTH + 1;
 const TAG: usize = 8;
 
-/// What a message with so many bytes of kind and body spends of the window: its size as a frame, but two of any size fit.
-fn cost(bytes: usize) -> usize {
-    (LENGTH + bytes).min(WINDOW / 2)
+/// The most descriptors of one message.
+pub(super) const MOST_FDS: usize = 16;
+
+/// What a message with so many bytes of kind and body and so many descriptors spends of the window: its size as a frame, but two of
+/// any size fit; and for descriptors so much that a window has room for 64.
+fn cost(bytes: usize, fds: usize) -> usize {
+    (LENGTH + bytes).min(WINDOW / 2) + fds * (WINDOW / 64)
 }
 
 /// What an item spends of its stream's window that would cost so much as a message: the same, but one of any size fits, also
@@ -117,7 +132,7 @@ fn header(kind: u8, body: usize) -> [u8; HEADER] {
 // ---- writing ----
 
 /// A frame that is ready to be sent.
-#[derive(Debug, PartialEq, Eq)]
+#[derive(Debug)]
 pub(super) enum Frame<'a> {
     /// The first bytes of the buffer: a copy of all of it is quicker than one of so many bytes.
     Small(&'a [u8; ON_STACK], usize),
@@ -125,11 +140,12 @@ pub(super) enum Frame<'a> {
     Large(Large),
 }
 
-/// A frame in pieces, as they travel.
-#[derive(Clone, Debug, PartialEq, Eq)]
+/// A frame in pieces, as they travel; or any with descriptors.
+#[derive(Clone, Debug)]
 pub(crate) struct Large {
     pieces: Bytes,
     cost: usize,
+    fds: Fds,
 }
 
 impl Frame<'_> {
@@ -149,38 +165,49 @@ impl Frame<'_> {
         item_cost(self.cost() - TAG)
     }
 
+    pub(super) fn is_in_pieces(&self) -> bool {
+        matches!(self, Self::Large(large) if large.is_in_pieces())
+    }
+
     /// As if it were large; one that is small is its only piece.
     pub(super) fn to_large(&self) -> Large {
-        let cost = self.cost();
-        match self {
-            Self::Small(buffer, size) => Large { pieces: Bytes::copy_from_slice(&buffer[..*size]), cost },
-            Self::Whole(frame) => Large { pieces: Bytes::copy_from_slice(frame), cost },
-            Self::Large(large) => large.clone(),
-        }
+        let pieces = match self {
+            Self::Small(buffer, size) => Bytes::copy_from_slice(&buffer[..*size]),
+            Self::Whole(frame) => Bytes::copy_from_slice(frame),
+            Self::Large(large) => return large.clone(),
+        };
+        Large { pieces, cost: self.cost(), fds: Fds::new() }
     }
 }
 
 impl Large {
-    /// Whether it is one frame and not several pieces.
-    pub(super) fn is_whole(&self) -> bool {
-        matches!(head(&self.pieces), Ok(Some(head)) if head.size == self.pieces.len())
-    }
-
     pub(super) fn len(&self) -> usize {
         self.pieces.len()
     }
 
-    /// The next piece, a frame of its own; nothing after the last.
-    pub(super) fn next_piece(&mut self) -> Bytes {
-        match self.pieces.first_chunk::<LENGTH>() {
-            Some(&length) => self.pieces.split_to(LENGTH + u32::from_le_bytes(length) as usize),
-            None => Bytes::new(),
-        }
+    /// Whether it is a large frame, and not one with descriptors alone.
+    pub(super) fn is_in_pieces(&self) -> bool {
+        matches!(self.pieces.get(LENGTH), Some(&(PART | LAST_PART)))
     }
 
-    /// All pieces that are left.
-    pub(super) fn into_pieces(self) -> Bytes {
-        self.pieces
+    /// Whether it carries descriptors.
+    pub(super) fn has_fds(&self) -> bool {
+        !self.fds.is_empty()
+    }
+
+    /// The frame at the front of a stream of them, with descriptors that it was to have.
+    pub(super) fn rest_of_frame(stream: &mut Bytes, fds: Fds) -> Option<Self> {
+        let length = LENGTH + u32::from_le_bytes(*stream.first_chunk()?) as usize;
+        let pieces = (length <= stream.len()).then(|| stream.split_to(length))?;
+        Some(Self { pieces, cost: 0, fds })
+    }
+
+    /// The next piece, a frame of its own, and the descriptors that go with it; nothing after the last.
+    pub(super) fn next_piece(&mut self) -> (Bytes, Fds) {
+        let Some(&length) = self.pieces.first_chunk::<LENGTH>() else { return Default::default() };
+        let piece = self.pieces.split_to(LENGTH + u32::from_le_bytes(length) as usize);
+        let fds = if self.pieces.is_empty() { mem::take(&mut self.fds) } else { Fds::new() };
+        (piece, fds)
     }
 }
 
@@ -249,6 +276,28 @@ impl<'a> FrameBuf<'a> {
         self.finish_on_heap()
     }
 
+    /// The frame with these descriptors.
+    pub(super) fn finish_with(&mut self, fds: Fds) -> Result<Frame<'_>, TooLarge> {
+        let kind = match self.stack[LENGTH] {
+            MESSAGE => MESSAGE_WITH,
+            ITEM => ITEM_WITH,
+            _ => REPLY_WITH,
+        };
+        let count = fds.len();
+        self.put(&[count as u8]);
+        self.stack[LENGTH] = kind;
+        if let Some(first) = self.heap.get_mut(HEADER) {
+            *first = kind;
+        }
+        let size = self.size;
+        let pieces = match self.finish()? {
+            Frame::Small(buffer, size) => Bytes::copy_from_slice(&buffer[..size]),
+            Frame::Whole(frame) => Bytes::copy_from_slice(frame),
+            Frame::Large(large) => large.pieces,
+        };
+        Ok(Frame::Large(Large { pieces, cost: cost(size, count), fds }))
+    }
+
     fn put_on_heap(&mut self, bytes: &[u8]) {
         if self.size - self.head > self.limit {
             self.heap = Vec::new();
@@ -289,7 +338,8 @@ impl<'a> FrameBuf<'a> {
         let last = (self.heap.len() - 1) / (HEADER + PIECE) * (HEADER + PIECE);
         let body = self.heap.len() - last - HEADER;
         self.heap[last..last + HEADER].copy_from_slice(&header(LAST_PART, body));
-        Ok(Frame::Large(Large { pieces: mem::take(&mut self.heap).into(), cost: cost(self.size) }))
+        let (pieces, cost) = (mem::take(&mut self.heap).into(), cost(self.size, 0));
+        Ok(Frame::Large(Large { pieces, cost, fds: Fds::new() }))
     }
 }
 
@@ -321,15 +371,17 @@ impl fmt::Display for TooLarge {
 // ---- reading ----
 
 /// The next part of a byte stream.
-#[derive(Debug, PartialEq, Eq)]
+#[derive(Debug)]
+#[cfg_attr(test, derive(PartialEq, Eq))]
 pub(super) enum Part {
     /// Message frames in a row, whole and checked, still in their bytes, which are what they cost.
     Messages(Bytes),
-    /// A message that came in pieces.
-    LargeMessage(LargeMessage),
+    /// A message that is none of a row: it came in pieces, or with descriptors.
+    Single(Single),
     Reply {
         tag: u64,
         payload: Bytes,
+        parcel: Option<Parcel>,
     },
     Unanswered {
         tag: u64,
@@ -343,7 +395,8 @@ pub(super) enum Part {
 }
 
 /// What one end of a stream says to the other.
-#[derive(Debug, PartialEq, Eq)]
+#[derive(Debug)]
+#[cfg_attr(test, derive(PartialEq, Eq))]
 pub(super) enum Word {
     /// The request is with the one who answers.
     Taken,
@@ -356,41 +409,61 @@ pub(super) enum Word {
     Cancel,
 }
 
-/// From here on an item is kept as if it were a message: in the bytes that it came in, with a header in place of the tag.
-#[derive(Debug, PartialEq, Eq)]
+/// From here on an item is kept as if it were a message.
+#[derive(Debug)]
+#[cfg_attr(test, derive(PartialEq, Eq))]
 pub(super) enum Item {
+    /// In the bytes that it came in, with a header in place of the tag.
     Whole(Bytes),
-    Large(LargeMessage),
+    /// What stands in place of its kind is not looked at.
+    Single(Single),
 }
 
 impl Item {
     pub(super) fn cost(&self) -> usize {
-        match self {
-            Self::Whole(frame) => item_cost(frame.len()),
-            Self::Large(message) => item_cost(message.cost()),
-        }
+        item_cost(match self {
+            Self::Whole(frame) => frame.len(),
+            Self::Single(message) => message.cost(),
+        })
     }
 }
 
-/// A message that came in pieces.
-#[derive(Debug, PartialEq, Eq)]
-pub(super) struct LargeMessage {
-    /// The kind and the payload.
+/// A message that came in pieces, or with descriptors.
+#[derive(Debug)]
+#[cfg_attr(test, derive(PartialEq, Eq))]
+pub(super) struct Single {
+    /// Its kind and body.
     whole: Bytes,
+    parcel: Option<Parcel>,
 }
 
-impl LargeMessage {
+impl Single {
     pub(super) fn cost(&self) -> usize {
-        cost(self.whole.len())
+        // As many as it says, if they have come or not.
+        let fds = if self.parcel.is_some() { self.whole[self.whole.len() - 1] } else { 0 };
+        cost(self.whole.len(), fds.into())
     }
 
-    pub(super) fn payload(&self) -> &[u8] {
-        &self.whole[1..]
+    /// The payload, and what came along.
+    pub(super) fn open(self) -> (Bytes, Option<Parcel>) {
+        let behind = usize::from(self.parcel.is_some());
+        (self.whole.slice(1..self.whole.len() - behind), self.parcel)
     }
 
     /// As it came.
-    pub(super) fn to_pieces(&self, stream: &mut BytesMut) {
-        put_pieces(&self.whole, true, stream);
+    pub(super) fn put_into(self, stream: &mut BytesMut) -> Option<Parcel> {
+        if self.whole.len() > PIECE {
+            put_pieces(&self.whole, true, stream);
+        } else {
+            stream.extend_from_slice(&(self.whole.len() as u32).to_le_bytes());
+            stream.extend_from_slice(&self.whole);
+        }
+        self.parcel
+    }
+
+    #[cfg(test)]
+    pub(super) fn len(&self) -> usize {
+        self.whole.len()
     }
 }
 
@@ -409,6 +482,8 @@ pub(super) struct Deframer {
     large: BytesMut,
     /// The piece whose body is arriving. While the buffer is empty, it arrives where it belongs.
     piece: Option<Piece>,
+    /// Descriptors whose frames are not here in full.
+    parcels: VecDeque<Parcel>,
 }
 
 #[derive(Clone, Copy, Debug)]
@@ -423,7 +498,19 @@ const LARGE_CHUNK: usize = 256 << 10;
 
 impl Deframer {
     pub(super) fn new(limit: usize) -> Self {
-        Self { buffer: BytesMut::new(), chunk: SMALL_CHUNK, limit, large: BytesMut::new(), piece: None }
+        Self {
+            buffer: BytesMut::new(),
+            chunk: SMALL_CHUNK,
+            limit,
+            large: BytesMut::new(),
+            piece: None,
+            parcels: VecDeque::new(),
+        }
+    }
+
+    /// With what has arrived already.
+    pub(super) fn holding(stream: &[u8], parcels: impl IntoIterator<Item = Parcel>, limit: usize) -> Self {
+        Self { buffer: stream.into(), parcels: parcels.into_iter().collect(), ..Self::new(limit) }
     }
 
     /// Where the next bytes of the stream go. Never without room.
@@ -448,19 +535,31 @@ impl Deframer {
     }
 
     /// Bytes of the stream that were read elsewhere.
+    #[cfg(test)]
     pub(super) fn extend(&mut self, bytes: &[u8]) {
         self.buffer.extend_from_slice(bytes);
     }
 
-    /// What is left when no part is here in full: the beginning of one, as it came or as if it had come so.
-    pub(super) fn into_begun(self) -> Bytes {
+    /// Descriptors came with these bytes.
+    pub(super) fn arrive(&mut self, parcel: Parcel) -> Result<(), Violation> {
+        let count = parcel.len();
+        self.parcels.push_back(parcel);
+        // A read brings one parcel, and all frames before have been taken.
+        if count > MOST_FDS || self.parcels.len() > 2 {
+            return Err("descriptors that belong to no message".to_owned());
+        }
+        Ok(())
+    }
+
+    /// What is left when no part is here in full: the beginning of one, as it came or as if it had come so, and descriptors.
+    pub(super) fn into_begun(self) -> (Bytes, VecDeque<Parcel>) {
         let mut begun = BytesMut::new();
         put_pieces(&self.large, false, &mut begun);
         if let Some(Piece { left, is_last }) = self.piece {
             begun.extend_from_slice(&header(if is_last { LAST_PART } else { PART }, left));
         }
         begun.unsplit(self.buffer);
-        begun.freeze()
+        (begun.freeze(), self.parcels)
     }
 
     /// The next part that is here in full.
@@ -504,24 +603,23 @@ impl Deframer {
     }
 
     fn take_frame(&mut self, head: Head) -> Result<Part, Violation> {
-        let mut frame = self.buffer.split_to(head.size);
+        let frame = self.buffer.split_to(head.size);
         if head.kind == ITEM {
-            let tag = (&frame[HEADER..]).get_u64_le();
-            frame.advance(TAG);
-            let payload = frame.len() - HEADER;
-            frame[..HEADER].copy_from_slice(&header(MESSAGE, payload));
-            return Ok(Part::Stream { tag, word: Word::Item(Item::Whole(frame.freeze())) });
+            return Ok(whole_item(frame));
         }
         let mut body = frame.freeze();
+        if let REPLY | REPLY_WITH | MESSAGE_WITH | ITEM_WITH = head.kind {
+            body.advance(LENGTH);
+            return self.whole_frame(compact(body));
+        }
         body.advance(HEADER);
         Ok(match head.kind {
+            UNANSWERED => Part::Unanswered { tag: body.get_u64_le() },
+            CREDIT => Part::Credit(body.get_u32_le()),
             TAKEN => Part::Stream { tag: body.get_u64_le(), word: Word::Taken },
             END => Part::Stream { tag: body.get_u64_le(), word: Word::End },
             MORE => Part::Stream { tag: body.get_u64_le(), word: Word::More(body.get_u32_le()) },
             CANCEL => Part::Stream { tag: body.get_u64_le(), word: Word::Cancel },
-            REPLY => Part::Reply { tag: body.get_u64_le(), payload: compact(body) },
-            UNANSWERED => Part::Unanswered { tag: body.get_u64_le() },
-            CREDIT => Part::Credit(body.get_u32_le()),
             kind => return Err(unknown(kind)),
         })
     }
@@ -551,8 +649,49 @@ impl Deframer {
         if !piece.is_last {
             return Ok(Filled::Piece);
         }
-        large_frame(mem::take(&mut self.large).freeze()).map(Filled::Frame)
+        let whole = mem::take(&mut self.large).freeze();
+        if whole.len() <= PIECE {
+            return Err(format!("a frame of {} bytes in pieces", whole.len()));
+        }
+        self.whole_frame(whole).map(Filled::Frame)
     }
+
+    /// The kind and body of a frame that may come in pieces, or with descriptors.
+    fn whole_frame(&mut self, mut whole: Bytes) -> Result<Part, Violation> {
+        let kind = whole[0];
+        let parcel = match kind {
+            MESSAGE_WITH | REPLY_WITH | ITEM_WITH => Some(self.claim(whole[whole.len() - 1].into())?),
+            _ => None,
+        };
+        match kind {
+            MESSAGE | MESSAGE_WITH => Ok(Part::Single(Single { whole, parcel })),
+            REPLY | REPLY_WITH => {
+                whole.advance(1);
+                let tag = whole.get_u64_le();
+                whole.truncate(whole.len() - usize::from(parcel.is_some()));
+                Ok(Part::Reply { tag, payload: whole, parcel })
+            }
+            ITEM | ITEM_WITH => {
+                let tag = (&whole[1..]).get_u64_le();
+                whole.advance(TAG);
+                Ok(Part::Stream { tag, word: Word::Item(Item::Single(Single { whole, parcel })) })
+            }
+            kind => Err(format!("a frame of kind {kind} in pieces")),
+        }
+    }
+
+    fn claim(&mut self, count: usize) -> Result<Parcel, Violation> {
+        let parcel = self.parcels.pop_front().filter(|parcel| count > 0 && parcel.is_of(count));
+        parcel.ok_or_else(|| format!("a frame that says to come with {count} descriptors, and does not"))
+    }
+}
+
+fn whole_item(mut frame: BytesMut) -> Part {
+    let tag = (&frame[HEADER..]).get_u64_le();
+    frame.advance(TAG);
+    let payload = frame.len() - HEADER;
+    frame[..HEADER].copy_from_slice(&header(MESSAGE, payload));
+    Part::Stream { tag, word: Word::Item(Item::Whole(frame.freeze())) }
 }
 
 /// What a piece has become.
@@ -561,27 +700,6 @@ enum Filled {
     Piece,
     /// It was the last one.
     Frame(Part),
-}
-
-/// What came in pieces.
-fn large_frame(mut whole: Bytes) -> Result<Part, Violation> {
-    if whole.len() <= PIECE {
-        return Err(format!("a frame of {} bytes in pieces", whole.len()));
-    }
-    match whole[0] {
-        MESSAGE => Ok(Part::LargeMessage(LargeMessage { whole })),
-        REPLY => {
-            whole.advance(1);
-            Ok(Part::Reply { tag: whole.get_u64_le(), payload: whole })
-        }
-        ITEM => {
-            let tag = (&whole[1..]).get_u64_le();
-            // What stands where the kind of a message does is not looked at any more.
-            whole.advance(TAG);
-            Ok(Part::Stream { tag, word: Word::Item(Item::Large(LargeMessage { whole })) })
-        }
-        kind => Err(format!("a frame of kind {kind} in pieces")),
-    }
 }
 
 /// Cuts a large frame, or its beginning, anew.
@@ -621,6 +739,7 @@ pub(super) fn compact(bytes: Bytes) -> Bytes {
 }
 
 /// How a frame begins.
+#[derive(Clone, Copy)]
 struct Head {
     kind: u8,
     size: usize,
@@ -647,7 +766,9 @@ fn check_length(kind: u8, length: usize) -> Result<(), Violation> {
     let sound = match kind {
         MESSAGE => true,
         PART | LAST_PART => length > 1,
+        MESSAGE_WITH => length > 1,
         REPLY | ITEM => length > TAG,
+        REPLY_WITH | ITEM_WITH => length > TAG + 1,
         UNANSWERED | TAKEN | END | CANCEL => length == 1 + TAG,
         MORE => length == 1 + TAG + 4,
         CREDIT => length == 1 + 4,

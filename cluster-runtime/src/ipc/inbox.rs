@@ -4,7 +4,8 @@ use std::collections::VecDeque;
 
 use bytes::{Buf, Bytes, BytesMut};
 
-use super::frame::{self, Deframer, LargeMessage, Part, Violation};
+use super::fd::Parcel;
+use super::frame::{self, Deframer, Part, Single, Violation};
 
 #[derive(Default)]
 pub(super) struct Inbox {
@@ -27,7 +28,7 @@ pub(super) struct MessageQueue {
 enum Waiting {
     /// Whole message frames.
     Run(Bytes),
-    Large(LargeMessage),
+    Single(Single),
 }
 
 /// From this size on a run stays in its block.
@@ -41,7 +42,7 @@ pub(super) enum Payload {
     /// So many bytes, in the buffer of whoever took it.
     Small(usize),
     Shared(Bytes),
-    Large(LargeMessage),
+    Single(Single),
 }
 
 impl MessageQueue {
@@ -54,9 +55,9 @@ impl MessageQueue {
         }
     }
 
-    pub(super) fn push_large(&mut self, message: LargeMessage) {
+    pub(super) fn push_single(&mut self, message: Single) {
         self.seal_tail();
-        self.waiting.push_back(Waiting::Large(message));
+        self.waiting.push_back(Waiting::Single(message));
     }
 
     /// The payload of the next message, and what the message had cost.
@@ -87,18 +88,17 @@ impl MessageQueue {
             }
             match self.next_waiting()? {
                 Waiting::Run(run) => self.current = run,
-                Waiting::Large(message) => {
+                Waiting::Single(message) => {
                     let cost = message.cost();
-                    return Some((Payload::Large(message), cost));
+                    return Some((Payload::Single(message), cost));
                 }
             }
         }
     }
 
     /// Messages as they came; says what they have cost.
-    pub(super) fn take_in(&mut self, stream: &[u8], limit: usize) -> Result<usize, Violation> {
-        let mut frames = Deframer::new(limit);
-        frames.extend(stream);
+    pub(super) fn take_in(&mut self, stream: &[u8], parcels: Vec<Parcel>, limit: usize) -> Result<usize, Violation> {
+        let mut frames = Deframer::holding(stream, parcels, limit);
         let mut cost = 0;
         while let Some(part) = frames.next()? {
             match part {
@@ -106,28 +106,30 @@ impl MessageQueue {
                     cost += run.len();
                     self.push(run);
                 }
-                Part::LargeMessage(message) => {
+                Part::Single(message) => {
                     cost += message.cost();
-                    self.push_large(message);
+                    self.push_single(message);
                 }
                 Part::Reply { .. } | Part::Unanswered { .. } | Part::Credit(_) | Part::Stream { .. } => {
                     return Err("not a stream of messages".to_owned());
                 }
             }
         }
-        if frames.into_begun().is_empty() { Ok(cost) } else { Err("a message that is not whole".to_owned()) }
+        let (begun, parcels) = frames.into_begun();
+        if begun.is_empty() && parcels.is_empty() { Ok(cost) } else { Err("a message that is not whole".to_owned()) }
     }
 
     /// All that is left, as it came.
-    pub(super) fn into_stream(mut self) -> Bytes {
+    pub(super) fn into_stream(mut self) -> (Bytes, Vec<Parcel>) {
         let mut stream = BytesMut::from(&self.current[..]);
+        let mut parcels = Vec::new();
         while let Some(waiting) = self.next_waiting() {
             match waiting {
                 Waiting::Run(run) => stream.extend_from_slice(&run),
-                Waiting::Large(message) => message.to_pieces(&mut stream),
+                Waiting::Single(message) => parcels.extend(message.put_into(&mut stream)),
             }
         }
-        stream.freeze()
+        (stream.freeze(), parcels)
     }
 
     #[cfg(test)]
@@ -139,7 +141,7 @@ impl MessageQueue {
     pub(super) fn bytes(&self) -> usize {
         let waiting = self.waiting.iter().map(|waiting| match waiting {
             Waiting::Run(run) => run.len(),
-            Waiting::Large(message) => message.payload().len(),
+            Waiting::Single(message) => message.len(),
         });
         self.current.len() + waiting.sum::<usize>() + self.tail.len()
     }

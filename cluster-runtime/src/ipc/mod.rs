@@ -20,10 +20,12 @@
 //!
 //! Not here: who is connected to whom, what is done with a lane that ended, the handshake that compares fingerprints.
 
+mod broadcast;
 pub(crate) mod codec;
 mod depth;
 mod driver;
 mod error;
+mod fd;
 mod frame;
 mod inbox;
 mod message;
@@ -50,11 +52,13 @@ use tokio::task::coop;
 use tokio::time::error::Elapsed;
 
 pub use self::error::{CallError, SendError, TrySendError};
+pub use self::fd::Fd;
 pub use self::message::{Fingerprint, Message, NoMessages};
 pub use self::replies::{Answers, Replies};
 pub use self::reply::{ForwardedReply, Origin, Reply, ReplyTag};
 pub(crate) use self::suspend::Suspended;
 
+use self::fd::Packing;
 use self::frame::{Frame, FrameBuf, Large, Spare};
 use self::inbox::{Payload, SMALL};
 use self::shared::{Core, NotQueued, Taken};
@@ -212,6 +216,7 @@ impl<Out: Message, In: Message> Lane<Out, In> {
     /// Several tasks may receive from one lane; each message goes to one of them.
     ///
     /// Cancel safety: a dropped future has taken nothing.
+    #[cfg(test)]
     pub(crate) async fn recv(&self) -> Option<In> {
         if self.core().is_step() {
             coop::consume_budget().await;
@@ -239,7 +244,10 @@ impl<Out: Message, In: Message> Lane<Out, In> {
         match self.core().take(&mut small) {
             Taken::Message(Payload::Small(size)) => self.decode(&small[..size]),
             Taken::Message(Payload::Shared(payload)) => self.decode(&payload),
-            Taken::Message(Payload::Large(message)) => self.decode(message.payload()),
+            Taken::Message(Payload::Single(message)) => match message.open() {
+                (payload, None) => self.decode(&payload),
+                (payload, Some(parcel)) => fd::unpack(parcel, || self.decode(&payload)),
+            },
             Taken::Empty => Received::Empty,
             Taken::Ended => Received::Ended,
         }
@@ -375,8 +383,13 @@ fn encode<M: Message, R, E: From<SendError>>(
 ) -> Result<R, E> {
     let wire = message.into_wire().map_err(|ForwardedReply| SendError::ForwardedReply)?;
     let mut frame = FrameBuf::message(limit, spare);
+    let packing = Packing::begin();
     codec::encode(&wire, |bytes| frame.put(bytes)).map_err(SendError::Encode)?;
-    match frame.finish() {
+    let frame = match packing.end() {
+        None => frame.finish(),
+        Some(fds) => frame.finish_with(fds),
+    };
+    match frame {
         Ok(frame) => done(frame),
         Err(too_large) => Err(SendError::from(too_large).into()),
     }

@@ -9,7 +9,8 @@ use bytes::Bytes;
 use serde::{Deserialize, Serialize};
 
 use super::LaneEnd;
-use super::frame::{self, Frame, Large, WINDOW};
+use super::fd::Fds;
+use super::frame::{self, Frame, Large, Violation, WINDOW};
 use super::suspend::{Carried, Suspension};
 
 pub(super) struct Outbox {
@@ -17,12 +18,13 @@ pub(super) struct Outbox {
     pub(super) driver: DriverState,
     /// Whole frames that the driver has not fetched yet.
     queue: Vec<u8>,
+    /// Before the queue: frames with descriptors, each with what was queued before it.
+    sealed: VecDeque<Sealed>,
     /// Frames in pieces, which the driver fetches one by one beside the queue; and what must not overtake them.
     large: VecDeque<Outgoing>,
     /// How many ever were among the large frames, and how many have left.
     total_large: u64,
     left_large: u64,
-    /// How many bytes of the queue are answers, of the large frames, and at most of what the driver has fetched.
     answers: Answers,
     /// What the messages have cost for which no credit came back yet.
     pub(super) spent: usize,
@@ -42,15 +44,25 @@ pub(super) struct Outbox {
     pub(super) total_written: u64,
 }
 
+struct Sealed {
+    before: Vec<u8>,
+    answers_before: usize,
+    frame: Outgoing,
+}
+
 struct Outgoing {
     frame: Large,
     is_answer: bool,
 }
 
+/// How many bytes are answers.
 #[derive(Default)]
 struct Answers {
+    /// In the queue.
     queued: usize,
-    large: usize,
+    /// In what is sealed, and in the large frames.
+    apart: usize,
+    /// At most, in what the driver has fetched.
     fetched: usize,
 }
 
@@ -83,6 +95,7 @@ impl Default for Outbox {
             stage: Stage::Open,
             driver: DriverState::Absent,
             queue: Vec::new(),
+            sealed: VecDeque::new(),
             large: VecDeque::new(),
             total_large: 0,
             left_large: 0,
@@ -101,15 +114,21 @@ impl Default for Outbox {
 }
 
 impl Outbox {
-    /// With output that another lane has left, of which at most so many bytes are answers.
-    pub(super) fn with(queue: Vec<u8>, answers: usize) -> Self {
-        let queued = answers.min(queue.len());
-        Self {
-            total_queued: queue.len() as u64,
-            queue,
-            answers: Answers { queued, ..Answers::default() },
-            ..Self::default()
+    /// With output that another lane has left, of which at most so many bytes are answers, and the descriptors in it.
+    pub(super) fn with(mut output: Bytes, fds: Vec<(usize, Fds)>, answers: usize) -> Result<Self, Violation> {
+        let mut outbox = Self { total_queued: output.len() as u64, ..Self::default() };
+        let mut at = 0;
+        for (position, fds) in fds {
+            let ahead = position.checked_sub(at).filter(|ahead| *ahead < output.len());
+            let before = output.split_to(ahead.ok_or("descriptors beyond the output")?);
+            let frame = Large::rest_of_frame(&mut output, fds).ok_or("descriptors with half a frame")?;
+            at = position + frame.len();
+            let frame = Outgoing { frame, is_answer: false };
+            outbox.sealed.push_back(Sealed { before: before.into(), answers_before: 0, frame });
         }
+        outbox.queue = output.into();
+        outbox.answers.queued = answers.min(outbox.queue.len());
+        Ok(outbox)
     }
 
     /// Queues a message that has its room.
@@ -122,7 +141,7 @@ impl Outbox {
     pub(super) fn push_answer(&mut self, frame: &Frame<'_>) {
         match frame {
             Frame::Small(..) | Frame::Whole(_) => self.answers.queued += frame.cost(),
-            Frame::Large(large) => self.answers.large += large.len(),
+            Frame::Large(large) => self.answers.apart += large.len(),
         }
         self.push(frame, true);
     }
@@ -130,12 +149,14 @@ impl Outbox {
     /// Queues what is said in a stream, behind all that was said there before: that is as far as the large frame `behind`.
     pub(super) fn push_in_order(&mut self, frame: &Frame<'_>, behind: &AtomicU64) {
         let waits = behind.load(Ordering::Relaxed) > self.left_large;
-        if waits || matches!(frame, Frame::Large(_)) {
-            self.push_answer(&Frame::Large(frame.to_large()));
-            behind.store(self.total_large, Ordering::Relaxed);
-        } else {
-            self.push_answer(frame);
+        if !waits && !frame.is_in_pieces() {
+            return self.push_answer(frame);
         }
+        let frame = frame.to_large();
+        self.answers.apart += frame.len();
+        self.total_queued += frame.len() as u64;
+        self.push_large(Outgoing { frame, is_answer: true });
+        behind.store(self.total_large, Ordering::Relaxed);
     }
 
     /// Queues what the other end of a stream is told.
@@ -152,38 +173,29 @@ impl Outbox {
     }
 
     pub(super) fn has_output(&self) -> bool {
-        !self.queue.is_empty() || !self.large.is_empty() || self.owed > 0
+        !self.queue.is_empty() || !self.sealed.is_empty() || !self.large.is_empty() || self.owed > 0
     }
 
-    /// Gives out what the driver is to write next: all that is queued, by exchange for an empty buffer, and a piece.
-    pub(super) fn fetch(&mut self, writing: &mut Vec<u8>) -> Bytes {
+    /// Gives out what the driver is to write next: what is queued, by exchange for an empty buffer, and a frame with its
+    /// descriptors or a piece of a large one behind it.
+    pub(super) fn fetch(&mut self, writing: &mut Vec<u8>) -> (Bytes, Fds) {
+        if let Some(Sealed { before, answers_before, mut frame }) = self.sealed.pop_front() {
+            *writing = before;
+            self.answers.apart -= answers_before;
+            self.answers.fetched = answers_before;
+            return self.next_piece(&mut frame);
+        }
         mem::swap(writing, &mut self.queue);
         self.answers.fetched = mem::take(&mut self.answers.queued);
-        let Some(Outgoing { frame, is_answer }) = self.large.front_mut() else { return Bytes::new() };
-        let piece = frame.next_piece();
-        if *is_answer {
-            self.answers.large -= piece.len();
-            self.answers.fetched += piece.len();
-        }
-        if frame.len() == 0 {
-            self.large.pop_front();
+        let Some(mut frame) = self.large.pop_front() else { return Default::default() };
+        let piece = self.next_piece(&mut frame);
+        if frame.frame.len() > 0 {
+            self.large.push_front(frame);
+        } else {
             self.left_large += 1;
             self.move_up();
         }
         piece
-    }
-
-    /// What was only to follow a large frame need not travel alone.
-    fn move_up(&mut self) {
-        while self.large.front().is_some_and(|next| next.frame.is_whole()) {
-            let Some(Outgoing { frame, is_answer }) = self.large.pop_front() else { break };
-            if is_answer {
-                self.answers.large -= frame.len();
-                self.answers.queued += frame.len();
-            }
-            self.queue.extend_from_slice(&frame.into_pieces());
-            self.left_large += 1;
-        }
     }
 
     /// The kernel has accepted so many bytes of what was fetched; so many are left.
@@ -192,15 +204,28 @@ impl Outbox {
         self.answers.fetched = self.answers.fetched.min(left);
     }
 
-    /// Nothing is sent any more. Returns what was to be.
-    pub(super) fn forget(&mut self) -> Vec<u8> {
+    /// Nothing is sent any more. What was to be goes behind what a driver has not written, with the descriptors and where they are.
+    pub(super) fn forget(&mut self, rest: &mut Vec<u8>, fds: &mut Vec<(usize, Fds)>) {
         self.answers = Answers::default();
         self.unanswered = HashSet::new();
-        let mut rest = mem::take(&mut self.queue);
-        for Outgoing { frame, .. } in mem::take(&mut self.large) {
-            rest.extend_from_slice(&frame.into_pieces());
+        let mut put = |mut frame: Large, rest: &mut Vec<u8>| {
+            while frame.len() > 0 {
+                let (piece, its) = frame.next_piece();
+                if !its.is_empty() {
+                    fds.push((rest.len(), its));
+                }
+                rest.extend_from_slice(&piece);
+            }
+        };
+        for Sealed { before, frame, .. } in mem::take(&mut self.sealed) {
+            rest.extend_from_slice(&before);
+            put(frame.frame, rest);
         }
-        rest
+        rest.append(&mut self.queue);
+        self.queue = Vec::new();
+        for Outgoing { frame, .. } in mem::take(&mut self.large) {
+            put(frame, rest);
+        }
     }
 
     pub(super) fn is_congested(&self) -> bool {
@@ -209,13 +234,17 @@ impl Outbox {
 
     /// Bytes of answers that are not with the kernel, for all that is known.
     pub(super) fn unread_answers(&self) -> usize {
-        let Answers { queued, large, fetched } = self.answers;
-        queued + large + fetched
+        let Answers { queued, apart, fetched } = self.answers;
+        queued + apart + fetched
     }
 
-    #[cfg(test)]
-    pub(super) fn large_frames(&self) -> usize {
-        self.large.len()
+    fn next_piece(&mut self, frame: &mut Outgoing) -> (Bytes, Fds) {
+        let (piece, fds) = frame.frame.next_piece();
+        if frame.is_answer {
+            self.answers.apart -= piece.len();
+            self.answers.fetched += piece.len();
+        }
+        (piece, fds)
     }
 
     #[inline]
@@ -233,10 +262,46 @@ impl Outbox {
             }
             Frame::Large(frame) => {
                 self.total_queued += frame.len() as u64;
-                self.large.push_back(Outgoing { frame: frame.clone(), is_answer });
-                self.total_large += 1;
+                let outgoing = Outgoing { frame: frame.clone(), is_answer };
+                if frame.is_in_pieces() { self.push_large(outgoing) } else { self.seal(outgoing) }
             }
         }
+    }
+}
+
+impl Outbox {
+    fn push_large(&mut self, frame: Outgoing) {
+        self.large.push_back(frame);
+        self.total_large += 1;
+    }
+
+    /// What was only to follow a large frame need not travel alone.
+    fn move_up(&mut self) {
+        while self.large.front().is_some_and(|next| !next.frame.is_in_pieces()) {
+            let Some(mut next) = self.large.pop_front() else { break };
+            self.left_large += 1;
+            if next.frame.has_fds() {
+                self.seal(next);
+                continue;
+            }
+            let (frame, _no_fds) = next.frame.next_piece();
+            if next.is_answer {
+                self.answers.apart -= frame.len();
+                self.answers.queued += frame.len();
+            }
+            self.queue.extend_from_slice(&frame);
+        }
+    }
+
+    #[cfg(test)]
+    pub(super) fn large_frames(&self) -> usize {
+        self.large.len()
+    }
+
+    fn seal(&mut self, frame: Outgoing) {
+        let answers_before = mem::take(&mut self.answers.queued);
+        self.answers.apart += answers_before;
+        self.sealed.push_back(Sealed { before: mem::take(&mut self.queue), answers_before, frame });
     }
 }
 

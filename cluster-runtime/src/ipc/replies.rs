@@ -11,6 +11,7 @@ use serde::de::DeserializeOwned;
 use tokio::task::coop;
 
 use super::error::{CallError, SendError, TrySendError};
+use super::fd::{self, Packing};
 use super::frame::{Frame, FrameBuf};
 use super::inbox::{Payload, SMALL};
 use super::reply::{self, ForwardedReply, Origin, ReplyTag};
@@ -165,9 +166,15 @@ impl<T: Serialize + DeserializeOwned + Send + 'static> Replies<T> {
         let Some(Asker::Peer(core, tag, outflow)) = &self.asker else { return Err(SendError::Gone.into()) };
         let mut frame = FrameBuf::item(tag.number(), core.limit, Some(core.spare()));
         // User code runs here; no lock is held.
+        let packing = Packing::begin();
         codec::encode(&value, |bytes| frame.put(bytes)).map_err(SendError::Encode)?;
+        let fds = packing.end();
         drop(value);
-        let frame = frame.finish().map_err(SendError::from)?;
+        let frame = match fds {
+            None => frame.finish(),
+            Some(fds) => frame.finish_with(fds),
+        };
+        let frame = frame.map_err(SendError::from)?;
         match core.queue_item(outflow, &frame) {
             Ok(()) => Ok(()),
             Err(NotQueued::NoRoom) => Err(Box::new(Refusal::NoRoom(keep(frame)))),
@@ -287,7 +294,10 @@ impl<T: DeserializeOwned> Answers<T> {
         self.core.poll_item(self.tag, &self.inflow, &mut small, cx).map(|next| match next {
             Next::Item(Payload::Small(size)) => self.decode(&small[..size]),
             Next::Item(Payload::Shared(payload)) => self.decode(&payload),
-            Next::Item(Payload::Large(message)) => self.decode(message.payload()),
+            Next::Item(Payload::Single(message)) => match message.open() {
+                (payload, None) => self.decode(&payload),
+                (payload, Some(parcel)) => fd::unpack(parcel, || self.decode(&payload)),
+            },
             Next::Over(End::Finished) => Ok(None),
             Next::Over(End::Unanswered) => Err(CallError::Unanswered),
             Next::Over(End::Gone) => Err(CallError::Gone),

@@ -17,6 +17,7 @@ use tokio::sync::oneshot;
 
 use super::codec;
 use super::error::CallError;
+use super::fd::{self, Packing, Parcel};
 use super::frame::FrameBuf;
 use super::shared::{Core, Unread};
 
@@ -56,7 +57,7 @@ impl<T: Serialize + DeserializeOwned + Send + 'static> Reply<T> {
     ///
     /// If the asking process is gone or has stopped waiting, nothing happens: that is not an error of the one who
     /// answers. An answer that does not go out is logged as a warning, and the asking process gets
-    /// [`CallError::Unanswered`]: one that cannot be encoded, one of more than 16 MiB, and any while more than 4 MiB of
+    /// [`CallError::Unanswered`]: one that cannot be encoded, one above [`max_message`](crate::Config::max_message), and any while more than 4 MiB of
     /// earlier answers to the same process have not gone out, because it does not read them or because this process
     /// answers many requests at once.
     #[expect(clippy::needless_pass_by_value, reason = "an answer is handed over, as a message is")]
@@ -163,15 +164,23 @@ impl Asker {
         match self {
             Self::Peer(core, tag) => {
                 let mut frame = FrameBuf::reply(tag.0, core.limit, Some(core.spare()));
+                let packing = Packing::begin();
                 codec::encode(value, |bytes| frame.put(bytes))?;
-                let frame = frame.finish().map_err(|too_large| too_large.to_string())?;
+                let frame = match packing.end() {
+                    None => frame.finish(),
+                    Some(fds) => frame.finish_with(fds),
+                };
+                let frame = frame.map_err(|too_large| too_large.to_string())?;
                 let queued = core.queue_answer(tag.0, &frame);
                 queued.map_err(|Unread(bytes)| format!("the asking process leaves {bytes} bytes of answers unread"))
             }
             Self::Here(core, tag) => {
                 let mut payload = Vec::new();
+                let packing = Packing::begin();
                 codec::encode(value, |bytes| payload.extend_from_slice(bytes))?;
-                core.resolve(tag.0, Answer::Value(payload.into()));
+                let own = |fd| Arc::try_unwrap(fd).expect("it was packed just now, and for this answer alone");
+                let parcel = packing.end().map(|fds| Parcel::new(fds.into_iter().map(own).collect(), false));
+                core.resolve(tag.0, Answer::Value(payload.into(), parcel));
                 Ok(())
             }
         }
@@ -219,10 +228,16 @@ pub(super) struct Question<'a> {
 impl Question<'_> {
     pub(super) async fn answer<T: DeserializeOwned>(mut self) -> Result<T, CallError> {
         match (&mut self.answer).await {
-            Ok(Answer::Value(payload)) => codec::decode(&payload).map_err(|malformed| {
-                self.core.distrust(format!("an answer cannot be decoded: {malformed}"));
-                CallError::Malformed(malformed)
-            }),
+            Ok(Answer::Value(payload, parcel)) => {
+                let decoded = match parcel {
+                    None => codec::decode(&payload),
+                    Some(parcel) => fd::unpack(parcel, || codec::decode(&payload)),
+                };
+                decoded.map_err(|malformed| {
+                    self.core.distrust(format!("an answer cannot be decoded: {malformed}"));
+                    CallError::Malformed(malformed)
+                })
+            }
             Ok(Answer::Unanswered) => Err(CallError::Unanswered),
             Err(_lane_ended) => Err(CallError::Gone),
         }
@@ -237,7 +252,7 @@ impl Drop for Question<'_> {
 
 /// What came back for a question.
 pub(super) enum Answer {
-    Value(Bytes),
+    Value(Bytes, Option<Parcel>),
     Unanswered,
 }
 

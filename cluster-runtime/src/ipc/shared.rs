@@ -14,7 +14,7 @@ use tokio::sync::{Notify, Semaphore, oneshot};
 
 use super::LaneEnd;
 use super::driver::Writing;
-use super::frame::{self, Frame, LargeMessage, Spare, Violation, WINDOW};
+use super::frame::{self, Frame, Single, Spare, Violation, WINDOW};
 use super::inbox::{Inbox, Payload, SMALL};
 use super::outbox::{DriverState, Outbox, Stage};
 use super::reply::{Answer, Questions};
@@ -101,6 +101,7 @@ impl Core {
         &self.spare
     }
 
+    #[cfg(test)]
     pub(super) fn arrivals(&self) -> &Notify {
         &self.arrivals
     }
@@ -360,7 +361,7 @@ impl Core {
         }
         if writing.is_empty() {
             *unreturned -= outbox.push_credit();
-            writing.piece = outbox.fetch(&mut writing.queue);
+            (writing.piece, writing.fds) = outbox.fetch(&mut writing.queue);
         }
         if writing.is_empty() && outbox.stage == Stage::Closing {
             return Order::Finish(LaneEnd::Closed);
@@ -407,10 +408,10 @@ impl Core {
         }
     }
 
-    pub(super) fn deliver_large(&self, message: LargeMessage) {
+    pub(super) fn deliver_single(&self, message: Single) {
         let mut inbox = lock(&self.inbox);
         if !inbox.ended {
-            inbox.queue.push_large(message);
+            inbox.queue.push_single(message);
         }
     }
 
@@ -444,10 +445,12 @@ impl Core {
             return first.clone();
         }
         outbox.stage = Stage::Ended(end.clone());
-        let _unsent = outbox.forget();
+        let mut unsent = (Vec::new(), Vec::new());
+        outbox.forget(&mut unsent.0, &mut unsent.1);
         self.congested.store(false, Ordering::Release);
         let waker = outbox.driver.wake_for_order();
         drop(outbox);
+        drop(unsent);
         self.tell_ended(waker);
         end
     }

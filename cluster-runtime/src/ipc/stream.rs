@@ -389,7 +389,7 @@ impl Inflow {
         }
         match item {
             Item::Whole(frame) => arrived.items.push(frame),
-            Item::Large(message) => arrived.items.push_large(message),
+            Item::Single(message) => arrived.items.push_single(message),
         }
         let waker = arrived.waker.take();
         drop(arrived);

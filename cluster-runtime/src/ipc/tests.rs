@@ -1,7 +1,8 @@
 //! Test messages and helpers. The tests themselves: [`frames`], [`shapes`] and [`values`] (pure), [`lanes`],
-//! [`calls`], [`streams`], [`hostile`], [`suspend`].
+//! [`calls`], [`streams`], [`fds`], [`hostile`], [`suspend`].
 
 mod calls;
+mod fds;
 mod frames;
 mod hostile;
 mod lanes;
@@ -160,7 +161,10 @@ fn bytes_of(frame: Frame<'_>) -> Vec<u8> {
     match frame {
         Frame::Small(buffer, size) => buffer[..size].to_vec(),
         Frame::Whole(frame) => frame.to_vec(),
-        Frame::Large(large) => large.into_pieces().to_vec(),
+        Frame::Large(mut large) => {
+            let pieces = std::iter::from_fn(|| (large.len() > 0).then(|| large.next_piece().0));
+            pieces.flatten().collect()
+        }
     }
 }
 

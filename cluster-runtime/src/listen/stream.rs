@@ -58,6 +58,20 @@ impl Stream {
     }
 }
 
+impl Stream {
+    /// The connection as a plain descriptor, to be sent to another process as an [`Fd`](crate::Fd) for instance. It is not counted as open
+    /// here any more, and the drain does not wait for it.
+    ///
+    /// # Errors
+    /// When the runtime cannot let go of it.
+    pub fn into_fd(self) -> io::Result<OwnedFd> {
+        Ok(match self.io {
+            Io::Tcp(tcp) => tcp.into_std()?.into(),
+            Io::Unix(unix) => unix.into_std()?.into(),
+        })
+    }
+}
+
 impl AsFd for Stream {
     fn as_fd(&self) -> BorrowedFd<'_> {
         match &self.io {

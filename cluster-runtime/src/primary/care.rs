@@ -85,6 +85,10 @@ impl Chart {
 impl Shell {
     /// Looks at all; returns what the supervisor is to know.
     pub(super) fn look_after_workers(&mut self) -> Vec<supervisor::Event> {
+        let Settings { watchdog, max_requests, max_memory, .. } = &self.settings;
+        if watchdog.is_none() && max_requests.is_none() && max_memory.is_none() {
+            return Vec::new();
+        }
         let now = self.now();
         let looks_at_memory = self.settings.max_memory.is_some() && self.care.memory_due.is_none_or(|due| due <= now);
         if looks_at_memory {
@@ -153,19 +157,25 @@ fn is_too_large(settings: &Settings, pid: Pid) -> Option<String> {
 
 /// The memory of a process that is not reaped, in bytes.
 fn resident(pid: Pid) -> Option<u64> {
-    let kilobytes = status(pid, "VmRSS:")?;
+    let status = status(pid);
+    let kilobytes = line(&status, "VmRSS:")?;
     Some(kilobytes.strip_suffix(" kB")?.parse::<u64>().ok()? * 1024)
 }
 
-/// A line of what the kernel says of a process.
-fn status(pid: Pid, name: &str) -> Option<String> {
-    let status = fs::read_to_string(format!("/proc/{pid}/status")).ok()?;
-    status.lines().find_map(|line| line.strip_prefix(name)).map(|value| value.trim().to_owned())
+/// What the kernel says of a process; nothing of one that is gone.
+fn status(pid: Pid) -> String {
+    fs::read_to_string(format!("/proc/{pid}/status")).unwrap_or_default()
+}
+
+/// A line of that.
+fn line<'a>(status: &'a str, name: &str) -> Option<&'a str> {
+    status.lines().find_map(|line| line.strip_prefix(name)).map(str::trim)
 }
 
 /// Whether somebody outside holds the process up, who must not find it killed.
 fn held_up(pid: Pid) -> Option<&'static str> {
-    match (status(pid, "State:"), status(pid, "TracerPid:")) {
+    let status = status(pid);
+    match (line(&status, "State:"), line(&status, "TracerPid:")) {
         (_, Some(tracer)) if tracer != "0" => Some("a debugger is attached"),
         (Some(state), _) if state.starts_with(['T', 't']) => Some("it is stopped by a signal"),
         _ => None,

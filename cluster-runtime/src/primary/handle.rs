@@ -212,19 +212,7 @@ impl<Up: Message, Down: Message> PrimaryHandle<Up, Down> {
     pub async fn broadcast(&self, message: Down) -> Result<usize, SendError> {
         let message = Lane::<Down, Up>::encode_once(message, self.shared.max_message)?;
         let lanes: Vec<_> = self.shared.lanes().values().cloned().collect();
-        let mut reached = 0;
-        let mut slow = Vec::new();
-        for lane in lanes {
-            match lane.try_send_encoded(&message) {
-                Ok(()) => reached += 1,
-                Err(TrySendError::Full) => slow.push(lane),
-                Err(TrySendError::Failed(_gone)) => {}
-            }
-        }
-        for lane in slow {
-            reached += usize::from(lane.send_encoded(&message).await.is_ok());
-        }
-        Ok(reached)
+        Ok(Lane::send_to_all(lanes, &message).await)
     }
 
     /// Sends a request to one worker and waits for the answer; `make` puts the [`Reply`] into the message.

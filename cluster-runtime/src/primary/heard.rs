@@ -37,6 +37,7 @@ impl Shell {
                 }
                 None
             }
+            (MemberLane::HandedOver, FromWorker::Peer { slot, worker: other }) => self.introduce(worker, slot, other),
         }
     }
 
@@ -58,16 +59,11 @@ impl Shell {
 
     /// Lets the worker in if its build has the same messages.
     fn greet(&mut self, worker: WorkerId, up: &Schema, down: &Schema) -> Option<supervisor::Event> {
-        let pairs = [(&self.schemas.0, up), (&self.schemas.1, down)];
-        let difference = pairs.into_iter().find(|(ours, theirs)| ours != theirs).map(|(ours, theirs)| {
-            format!(
-                "its message type {} ({}) differs from the primary's {} ({}): it is of another build",
-                theirs.name, theirs.fingerprint, ours.name, ours.fingerprint
-            )
-        });
-        if let Some(text) = difference {
+        let ours = &self.schemas;
+        let difference = |of: &Schema, ours| of.difference(ours, "the primary's");
+        if let Some(text) = difference(up, &ours.0).or_else(|| difference(down, &ours.1)) {
             _ = self.fleet.get(&worker)?.control.send_now(&ToWorker::Refused, &[]);
-            return self.misbehaved(worker, &text);
+            return self.misbehaved(worker, &format!("{text}: it is of another build"));
         }
         let member = self.fleet.get_mut(&worker)?;
         let sent = self.ports.welcome(&member.control, member.identity.slot, worker, &self.settings);
@@ -78,6 +74,7 @@ impl Shell {
         if let MemberLane::Kept(lane) = std::mem::replace(&mut member.lane, MemberLane::HandedOver) {
             self.unsent.push(Notice::Online(worker, lane));
         }
+        self.appoint_leads();
         self.check_sent(worker, &sent)
     }
 
@@ -101,7 +98,7 @@ impl Shell {
 
     /// A worker that does not read a handful of small packets will not read more either, and one that cannot be told what it needs
     /// would wait for it until its start timeout. One that is gone is reaped soon.
-    fn check_sent(&mut self, worker: WorkerId, sent: &io::Result<()>) -> Option<supervisor::Event> {
+    pub(super) fn check_sent(&mut self, worker: WorkerId, sent: &io::Result<()>) -> Option<supervisor::Event> {
         match sent {
             Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
                 self.misbehaved(worker, "it does not read its control lane")

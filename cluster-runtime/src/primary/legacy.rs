@@ -29,7 +29,7 @@ use crate::supervisor::Memory;
 use crate::{Exit, WorkerId, os};
 
 /// Raised whenever [`Legacy`] changes, or anything in it.
-const LAYOUT: u32 = 1;
+const LAYOUT: u32 = 3;
 /// What the block begins with: the layout, and the codec by which the rest is written.
 const HEAD: u32 = LAYOUT | (codec::MARK as u32) << CODEC;
 /// Where the codec's mark stands.
@@ -79,6 +79,7 @@ pub(super) struct MemberState {
     /// The path of its log file.
     pub(super) log: Option<Vec<u8>>,
     pub(super) ports: BTreeSet<PortId>,
+    pub(super) peers: BTreeSet<WorkerId>,
     pub(super) drains_last: bool,
 }
 
@@ -168,13 +169,10 @@ impl Legacy {
                 self.protocol
             ));
         }
-        let pairs = [(&self.schemas.0, &schemas.0), (&self.schemas.1, &schemas.1)];
-        if let Some((running, new)) = pairs.into_iter().find(|(running, new)| running != new) {
-            return Err(format!(
-                "its message type {} ({}) differs from that of the workers that run, {} ({}); stop the cluster and start it \
-                 again, or change messages in two steps",
-                new.name, new.fingerprint, running.name, running.fingerprint
-            ));
+        let running = &self.schemas;
+        let difference = |of: &Schema, running| of.difference(running, "that of the workers that run,");
+        if let Some(text) = difference(&schemas.0, &running.0).or_else(|| difference(&schemas.1, &running.1)) {
+            return Err(format!("{text}; stop the cluster and start it again, or change messages in two steps"));
         }
         self.ports.as_ref().map_or(Ok(()), |ports| ports.check(dispatch)).map_err(|error| error.to_string())
     }
@@ -206,7 +204,18 @@ impl Legacy {
         };
         let members = self.members.iter().flat_map(of_member);
         let images = self.images.iter().map(|(_, fd)| *fd);
-        members.chain(images).chain(self.port_fds.iter().copied()).chain([self.origin]).collect()
+        let waiting = self.members.iter().filter_map(|member| match &member.lane {
+            LaneState::Kept(_, suspended) => suspended.as_ref(),
+            LaneState::Suspended(_, suspended) => Some(suspended),
+            LaneState::Untouched => None,
+        });
+        let in_messages = waiting.chain(self.departed.iter().map(|(_, suspended, _)| suspended));
+        members
+            .chain(images)
+            .chain(in_messages.flat_map(Suspended::descriptors))
+            .chain(self.port_fds.iter().copied())
+            .chain([self.origin])
+            .collect()
     }
 }
 
@@ -323,7 +332,8 @@ mod tests {
     fn what_another_layout_or_codec_begins_with_is_refused_with_the_remedy() {
         assert_eq!(check_head(HEAD), Ok(()));
         let error = check_head(HEAD + 1).unwrap_err();
-        assert!(error.contains("this one writes 2: its version of cluster is another; stop the cluster"), "{error}");
+        let told = format!("this one writes {}: its version of cluster is another; stop the cluster", LAYOUT + 1);
+        assert!(error.contains(&told), "{error}");
         let error = check_head(HEAD ^ u32::from(codec::MARKS) << CODEC).unwrap_err();
         let (its, ours) = (codec::feature(codec::MARK), codec::feature(!codec::MARK));
         let told =

@@ -4,6 +4,7 @@
 //! - `signals`, `spawn`, `watch`, `strangers`: what comes from the kernel.
 //! - `heard`: what workers say, and what they are answered.
 //! - `ports`, `tend`: the sockets and mailboxes of all, and what waits in those of a worker that is missing or stuck.
+//! - `peers`: who leads a slot, and the lanes between workers.
 //! - `order`, `program`: what the primary function orders, and the program that a reload finds on disk.
 //! - `upgrade`, `legacy`: how this process becomes another program, and what goes on there.
 //! - `care`: who is stuck, and who has had its share.
@@ -19,6 +20,7 @@ mod heard;
 mod legacy;
 mod order;
 mod output;
+mod peers;
 mod ports;
 mod program;
 mod reign;
@@ -157,6 +159,8 @@ struct Member {
     output: Option<[OwnedFd; 2]>,
     /// What it listens on.
     ports: BTreeSet<PortId>,
+    /// The workers to which it was given a lane, until they are reaped.
+    peers: BTreeSet<WorkerId>,
     /// It was told that nobody takes its accept queues over.
     drains_last: bool,
     /// Pauses the task that follows it.
@@ -253,6 +257,7 @@ impl Shell {
         while let Some(event) = events.pop() {
             let mut actions = Vec::new();
             self.supervisor.step(self.now(), event, &mut actions);
+            self.appoint_leads();
             for action in actions {
                 match action {
                     Action::Open { slot } => self.open(slot),
@@ -397,8 +402,8 @@ impl Shell {
         let control = Arc::new(control);
         let pause = Some(upgrade::follow(identity.worker, child, &control, &self.inbox));
         let lane = MemberLane::Kept(messages);
-        let ports = BTreeSet::new();
-        let member = Member { identity, pid, control, lane, log, output, ports, drains_last: false, pause };
+        let (ports, peers) = (BTreeSet::new(), BTreeSet::new());
+        let member = Member { identity, pid, control, lane, log, output, ports, peers, drains_last: false, pause };
         self.fleet.insert(identity.worker, member);
         self.unsent.push(Notice::Forked(identity.worker));
         None
@@ -491,6 +496,7 @@ impl Shell {
 
     fn reaped(&mut self, identity: Identity, exit: Exit, next: Next) {
         let member = self.fleet.remove(&identity.worker);
+        self.forget_peer(identity.worker);
         self.tell_exit(identity, member.as_ref().map(|member| member.pid), exit, next);
         self.unsent.push(Notice::Exited(identity.worker, exit));
         let is_followed = match next {

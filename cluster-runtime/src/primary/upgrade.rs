@@ -363,6 +363,7 @@ impl Member {
             output: self.output.as_ref().map(|pipes| pipes.each_ref().map(OwnedFd::as_raw_fd)),
             log: self.log.as_ref().map(LogFile::to_bytes),
             ports: self.ports.clone(),
+            peers: self.peers.clone(),
             drains_last: self.drains_last,
         }
     }
@@ -487,7 +488,7 @@ pub(super) fn adopt(
         adopted.images.insert(generation, Image::of(os::duplicate(number)?));
     }
     for (worker, suspended, exit) in departed {
-        adopted.notices.push(Notice::Departed(worker, suspended, exit));
+        adopted.notices.push(Notice::Departed(worker, suspended.take_over()?, exit));
     }
     for member in members {
         adopted.add(member, &states, &addresses)?;
@@ -502,14 +503,16 @@ impl Adopted {
         states: &BTreeMap<WorkerId, State>,
         addresses: impl Fn(crate::listen::PortId) -> Option<Address>,
     ) -> io::Result<()> {
-        let MemberState { worker, slot, generation, pid, control, lane, output, log, ports, drains_last } = member;
+        let MemberState { worker, slot, generation, pid, control, lane, output, log, ports, peers, drains_last } =
+            member;
         let lane = match lane {
             LaneState::Kept(number, suspended) => {
+                let suspended = suspended.map(Suspended::take_over).transpose()?;
                 self.notices.push(suspended.map_or(Notice::Forked(worker), |it| Notice::Continued(worker, it)));
                 MemberLane::Kept(os::duplicate(number)?)
             }
             LaneState::Suspended(number, suspended) => {
-                self.notices.push(Notice::Continued(worker, suspended));
+                self.notices.push(Notice::Continued(worker, suspended.take_over()?));
                 self.notices.push(Notice::OnlineAgain(worker, number.map(os::duplicate).transpose()?));
                 MemberLane::HandedOver
             }
@@ -533,7 +536,7 @@ impl Adopted {
         self.continued.children.insert(worker, Child::of(pid)?);
         let identity = Identity { worker, slot, generation };
         let log = log.map(LogFile::from_bytes);
-        let member = Member { identity, pid, control, lane, log, output, ports, drains_last, pause: None };
+        let member = Member { identity, pid, control, lane, log, output, ports, peers, drains_last, pause: None };
         self.fleet.insert(worker, member);
         Ok(())
     }

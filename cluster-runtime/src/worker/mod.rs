@@ -4,9 +4,12 @@
 //! death and ends a worker that does not end by itself.
 
 mod guard;
+mod peer;
+mod peers;
 mod process;
 mod pulse;
 mod spread;
+mod visitors;
 
 use std::future::Future;
 use std::ops::Deref;
@@ -17,11 +20,17 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use tokio::runtime::{Builder, Runtime};
+use tokio::sync::Notify;
+use tokio::task::coop;
 
+pub use peer::{Peer, Sender};
 pub(crate) use process::{Claim, Phase, Process, cut, draining, turn_of};
 pub(crate) use pulse::ring;
 #[cfg(feature = "axum")]
 pub(crate) use spread::Share;
+
+use peers::Peers;
+use visitors::Next;
 
 use crate::board::{Board, Tag};
 use crate::boot::Inheritance;
@@ -36,15 +45,16 @@ use crate::report::say;
 use crate::run::WorkerMain;
 use crate::{WorkerId, boot, metrics};
 
-/// What a worker's `main` gets: who it is, and the messages between it and the primary.
+/// What a worker's `main` gets: who it is, and the messages between it, the primary and other workers.
 ///
 /// Cheap to clone and usable from any task, as axum's state for instance. It dereferences to [`CurrentWorker`], which has
 /// the methods that need no message types.
 ///
-/// `Up` is what workers send to the primary, `Down` what the primary sends to workers; see [`Message`].
+/// `Up` is what workers send to the primary, `Down` what the primary and workers send to workers; see [`Message`].
 pub struct Worker<Up: Message = NoMessages, Down: Message = NoMessages> {
     current: CurrentWorker,
     lane: Lane<Up, Down>,
+    peers: Arc<Peers<Down>>,
 }
 
 /// The worker that this code runs in; from [`worker`], or by dereferencing a [`Worker`].
@@ -298,20 +308,93 @@ impl<Up: Message, Down: Message> Worker<Up, Down> {
         self.lane.stream(make).await
     }
 
-    /// The next message from the primary; `None` once the primary is gone and everything was taken.
+    /// The worker of a slot, to send messages to: of the type that the primary sends, and taken by [`recv`](Self::recv) there.
     ///
-    /// What was sent before the first call is kept, and a worker that takes nothing makes the sender wait. Several tasks may
-    /// call it; each message goes to one of them.
+    /// For a slot that has no worker, or that does not exist, sending says [`SendError::Gone`].
+    #[must_use]
+    pub fn peer(&self, slot: usize) -> Peer<Down> {
+        self.peers.peer(slot)
+    }
+
+    /// Sends a message to the worker of every other slot, and returns how many it was sent to. Slots without a worker, and workers
+    /// that go meanwhile, are passed over; one that is slow makes this wait, but not the message to the others.
+    ///
+    /// # Errors
+    /// When the message itself cannot be sent.
+    ///
+    /// # Cancel safety
+    /// Dropped while it waits, the workers that it waits for do not get the message.
+    pub async fn broadcast(&self, message: Down) -> Result<usize, SendError> {
+        let message = Lane::<Down, Down>::encode_once(message, self.peers.max_message())?;
+        let slots = self.process.reception().exchange().mailboxes().len();
+        let others: Vec<_> = (0..slots).filter(|slot| *slot != self.slot()).map(|slot| self.peer(slot)).collect();
+        // What is to be opened is opened all at once.
+        others.iter().for_each(|peer| _ = peer.way());
+        let mut lanes = Vec::new();
+        for peer in &others {
+            lanes.extend(peer.lane().await);
+        }
+        Ok(Lane::send_to_all(lanes, &message).await)
+    }
+
+    /// The next message from the primary or from another worker; `None` once the primary is gone, and the workers that have talked to
+    /// this one, and everything was taken.
+    ///
+    /// Messages of one sender come in the order in which they were sent, and senders have their turn one after another. What was sent
+    /// before the first call is kept, and a worker that takes nothing makes the senders wait. Several tasks may call it; each message
+    /// goes to one of them. Workers that have lost their primary may wait for each other here: shortly before the grace period is over
+    /// they get `None`, too.
     ///
     /// # Cancel safety
     /// Cancel safe: no message is lost.
     pub async fn recv(&self) -> Option<Down> {
-        self.lane.recv().await
+        self.recv_from().await.map(|(_, message)| message)
     }
 
-    /// Waits until everything sent so far is in the kernel's hands and survives this process.
+    /// [`recv`](Self::recv), and who has sent it.
+    ///
+    /// ```no_run
+    /// # use cluster::{Message, NoMessages, Sender, Worker};
+    /// # #[derive(Message)]
+    /// # enum ToWorker { Ping, Pong }
+    /// # async fn f(worker: Worker<NoMessages, ToWorker>) -> cluster::Result {
+    /// while let Some((sender, message)) = worker.recv_from().await {
+    ///     if let (Sender::Worker { slot, .. }, ToWorker::Ping) = (sender, message) {
+    ///         worker.peer(slot).send(ToWorker::Pong).await?;
+    ///     }
+    /// }
+    /// # Ok(()) }
+    /// ```
+    ///
+    /// # Cancel safety
+    /// Cancel safe: no message is lost.
+    pub async fn recv_from(&self) -> Option<(Sender, Down)> {
+        let visitors = self.peers.visitors();
+        if visitors.is_step() {
+            coop::consume_budget().await;
+        }
+        // The usual case under load, without a place in the queue of those who wait.
+        if let Next::Message(sender, message) = visitors.next(&self.lane) {
+            return Some((sender, message));
+        }
+        loop {
+            let arrival = visitors.arrival();
+            match visitors.next(&self.lane) {
+                Next::Message(sender, message) => return Some((sender, message)),
+                Next::Ended => return None,
+                Next::Nothing { is_primary_gone: false } => arrival.await,
+                Next::Nothing { is_primary_gone: true } => tokio::select! {
+                    () = arrival => {}
+                    () = cut(self.process.phase()) => return None,
+                },
+            }
+        }
+    }
+
+    /// Waits until everything sent so far, to the primary and to workers, is in the kernel's hands and survives this process.
     pub async fn flush(&self) {
         self.lane.flush().await;
+        self.peers.flush().await;
     }
 }
 
@@ -325,7 +408,7 @@ impl<Up: Message, Down: Message> Deref for Worker<Up, Down> {
 
 impl<Up: Message, Down: Message> Clone for Worker<Up, Down> {
     fn clone(&self) -> Self {
-        Self { current: self.current.clone(), lane: self.lane.clone() }
+        Self { current: self.current.clone(), lane: self.lane.clone(), peers: Arc::clone(&self.peers) }
     }
 }
 
@@ -350,9 +433,11 @@ pub(crate) fn live<M: WorkerMain<A>, A>(inherited: Inheritance, settings: Settin
         let Some(welcome) = shake_hands::<M::Up, M::Down>(&control).await else { exit(exit_code::CONFIG.into()) };
         let Welcome { grace, line, max_message, fds, mailboxes, drain } = welcome;
         guard::start(primary, grace).unwrap_or_else(|error| give_up(&error));
-        let process = Process::start(identity, control, grace, settings.drain_spread, |streams| {
-            let [board, bell, mailbox] = fds;
-            let board = Board::open(board.as_fd())?;
+        let [board, bell, mailbox] = fds;
+        let board = Board::open(board.as_fd()).unwrap_or_else(|error| give_up(&error));
+        let arrivals = Arc::<Notify>::default();
+        let (peers, peers_line) = Peers::start(board, max_message, Arc::clone(&arrivals));
+        let process = Process::start(identity, control, grace, settings.drain_spread, peers_line, |streams| {
             metrics::enter(board, metrics::Place::Worker { slot: identity.slot, line });
             let line = &board.slot(identity.slot).lines()[line];
             pulse::start(board, line, bell);
@@ -363,20 +448,23 @@ pub(crate) fn live<M: WorkerMain<A>, A>(inherited: Inheritance, settings: Settin
         if let Some(drain) = drain {
             process.obey(drain, Vec::new());
         }
-        let lane = Lane::new(max_message, Arc::default());
+        let lane = Lane::new(max_message, arrivals);
         tokio::spawn(leave_if_violated(lane.drive(messages.into()), Arc::clone(&process)));
-        let worker = Worker { current: CurrentWorker::of(Arc::clone(&process)), lane: lane.clone() };
+        let worker = Worker { current: CurrentWorker::of(Arc::clone(&process)), lane: lane.clone(), peers: Arc::clone(&peers) };
         let output = tokio::select! {
             output = main.start(worker) => Some(output),
             () = nothing_left_to_do(&process) => None,
         };
         process.say_last();
         lane.close();
+        peers.close();
+        let flushing = async {
+            lane.flush().await;
+            peers.flush().await;
+        };
         tokio::select! {
-            () = lane.flush() => {}
-            () = give_up_flushing(&process) => {
-                tracing::warn!("the primary does not take this worker's last messages; they are lost");
-            }
+            () = flushing => {}
+            () = give_up_flushing(&process) => tracing::warn!("nobody takes this worker's last messages; they are lost"),
         }
         output.unwrap_or_else(|| exit(0))
     })

@@ -9,9 +9,10 @@ use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::Duration;
 
 use tokio::signal::unix::{Signal, SignalKind, signal};
-use tokio::sync::{Notify, oneshot, watch};
+use tokio::sync::{Notify, mpsc, oneshot, watch};
 use tokio::time::{Instant, sleep_until};
 
+use super::peers::{Ask, Introduction, Line};
 use super::spread::{self, Share};
 use crate::boot::Identity;
 use crate::control::{Control, FromWorker, Granted, ToWorker};
@@ -70,6 +71,7 @@ pub(crate) struct Process {
     reception: Reception,
     streams: Arc<Tally>,
     listeners: Arc<Tally>,
+    introductions: mpsc::UnboundedSender<Introduction>,
 }
 
 /// What the user's program listens on and is about to.
@@ -126,14 +128,16 @@ impl Process {
         control: Control,
         grace: Duration,
         drain_spread: Duration,
+        peers: Line,
         reception: impl FnOnce(Arc<Tally>) -> io::Result<Reception>,
     ) -> io::Result<Arc<Self>> {
         let terminate = signal(SignalKind::terminate())?;
-        let process = Arc::new(Self::new(identity, control, grace, drain_spread, reception)?);
+        let Line { asks, introductions } = peers;
+        let process = Arc::new(Self::new(identity, control, grace, drain_spread, introductions, reception)?);
         if os::was_terminated() {
             process.leave();
         }
-        tokio::spawn(attend(Arc::clone(&process), terminate));
+        tokio::spawn(attend(Arc::clone(&process), terminate, asks));
         Ok(Arc::clone(CURRENT.get_or_init(|| process)))
     }
 
@@ -142,6 +146,7 @@ impl Process {
         control: Control,
         grace: Duration,
         drain_spread: Duration,
+        introductions: mpsc::UnboundedSender<Introduction>,
         reception: impl FnOnce(Arc<Tally>) -> io::Result<Reception>,
     ) -> io::Result<Self> {
         let streams = Arc::<Tally>::default();
@@ -163,6 +168,7 @@ impl Process {
             reception: reception(Arc::clone(&streams))?,
             streams,
             listeners: Arc::default(),
+            introductions,
         })
     }
 
@@ -335,9 +341,22 @@ impl Process {
                 self.reopens.send_modify(|count| *count += 1);
             }
             ToWorker::Mailboxes { first } => self.reception.exchange().mailboxes().add(first, fds),
+            ToWorker::Peer { slot, worker } => {
+                self.introduce(Introduction::Answer { ask: Ask { slot, worker }, socket: fds.into_iter().next() });
+            }
+            ToWorker::Visitor { from, slot } => {
+                if let Some(socket) = fds.into_iter().next() {
+                    self.introduce(Introduction::Visitor { from, slot, socket });
+                }
+            }
             // They belong to the handshake.
             ToWorker::Welcome { .. } | ToWorker::Refused => {}
         }
+    }
+
+    fn introduce(&self, introduction: Introduction) {
+        // Whoever takes it runs as long as the process.
+        _ = self.introductions.send(introduction);
     }
 
     fn ports(&self) -> MutexGuard<'_, Ports> {
@@ -404,11 +423,12 @@ async fn reach(mut phase: watch::Receiver<Phase>, named: impl Fn(&Phase) -> Opti
 }
 
 /// Speaks with the primary until it is gone, and drains then.
-async fn attend(process: Arc<Process>, mut terminate: Signal) {
+async fn attend(process: Arc<Process>, mut terminate: Signal, mut asks: mpsc::UnboundedReceiver<Ask>) {
     loop {
         tokio::select! {
             () = process.say.notified() => say(&process).await,
             _ = terminate.recv() => process.leave(),
+            Some(Ask { slot, worker }) = asks.recv() => process.tell(FromWorker::Peer { slot, worker }).await,
             order = process.control.0.receive() => match order {
                 Ok(Some((order, fds))) => process.obey(order, fds),
                 Ok(None) => break,
@@ -421,6 +441,7 @@ async fn attend(process: Arc<Process>, mut terminate: Signal) {
     }
     process.drain(process.grace, true);
     process.ports().awaited = None;
+    process.introduce(Introduction::NoMore);
 }
 
 /// Says what there is to say. Readiness comes first: a worker may be ready and leave in one breath.
@@ -468,10 +489,17 @@ mod tests {
         let (theirs, ours) = crate::control::pair().unwrap();
         let (_, mailbox) = mailbox::pair().unwrap();
         let (board, _) = Board::create().unwrap();
-        let process = Process::new(identity, Control::new(ours).unwrap(), 30 * SECOND, drain_spread, |streams| {
-            let seat = Seat { slot: 0, tag: Tag::of(identity.worker), line: &board.slot(0).lines()[0] };
-            Reception::new(seat, Exchange::new(board, Mailboxes::default(), Dispatch::Balanced), mailbox, streams)
-        });
+        let process = Process::new(
+            identity,
+            Control::new(ours).unwrap(),
+            30 * SECOND,
+            drain_spread,
+            mpsc::unbounded_channel().0,
+            |streams| {
+                let seat = Seat { slot: 0, tag: Tag::of(identity.worker), line: &board.slot(0).lines()[0] };
+                Reception::new(seat, Exchange::new(board, Mailboxes::default(), Dispatch::Balanced), mailbox, streams)
+            },
+        );
         (process.unwrap(), theirs)
     }
 

@@ -155,10 +155,10 @@ async fn small_values_behind_a_large_one_do_not_travel_one_by_one() {
     let core = primary.core();
     let mut outbox = core.outbox.lock().unwrap();
     let (mut first, mut second) = (Vec::new(), Vec::new());
-    let pieces = [outbox.fetch(&mut first).len(), outbox.fetch(&mut second).len()];
+    let pieces = [outbox.fetch(&mut first).0.len(), outbox.fetch(&mut second).0.len()];
     assert!(first.is_empty() && pieces[0] == 5 + PIECE && pieces[1] > 0, "the large one goes first");
     let mut rest = Vec::new();
-    assert!(outbox.fetch(&mut rest).is_empty());
+    assert!(outbox.fetch(&mut rest).0.is_empty());
     assert_eq!(outbox.large_frames(), 0);
     assert_eq!(second.len() + rest.len(), 100 * item(0, &encoded(&"small")).len());
 }

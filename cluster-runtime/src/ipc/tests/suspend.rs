@@ -199,7 +199,7 @@ async fn a_frame_that_has_come_by_half_is_completed_by_what_comes_afterwards() {
             let (suspended, back) = soon(primary.suspend(AT_ONCE)).await.unwrap();
             primary = resumed(&suspended);
             socket = back.unwrap();
-            if suspended.carried.begun == frame[..at] {
+            if suspended.begun == frame[..at] {
                 break;
             }
         }
@@ -236,9 +236,13 @@ async fn what_is_not_the_state_of_a_lane_is_refused() {
     Primary::resume(sound.clone(), Arc::default()).unwrap();
     let frames = [&b"\x01"[..], &[0, 0, 0, 0, 1], &frame::unanswered(1), &[9, 0, 0, 0, 1, 7]];
     for incoming in frames.map(Bytes::copy_from_slice) {
-        assert!(Primary::resume(Suspended { incoming, ..sound.clone() }, Arc::default()).is_err());
+        let mut broken = sound.clone();
+        broken.incoming = incoming;
+        assert!(Primary::resume(broken, Arc::default()).is_err());
     }
-    assert!(Primary::resume(Suspended { spent: WINDOW + 1, ..sound }, Arc::default()).is_err());
+    let mut broken = sound;
+    broken.spent = WINDOW + 1;
+    assert!(Primary::resume(broken, Arc::default()).is_err());
 }
 
 proptest! {
@@ -504,7 +508,7 @@ impl End {
 }
 
 /// Lets the reactor look at the sockets, and then every task have its turn.
-async fn turn() {
+pub(super) async fn turn() {
     for _ in 0..3 {
         tokio::task::yield_now().await;
     }
@@ -516,10 +520,10 @@ async fn moved<Out: Message, In: Message>(lane: &Lane<Out, In>) -> (Lane<Out, In
     (resumed(&suspended), socket)
 }
 
-fn resumed<Out: Message, In: Message>(suspended: &Suspended) -> Lane<Out, In> {
+pub(super) fn resumed<Out: Message, In: Message>(suspended: &Suspended) -> Lane<Out, In> {
     let read = codec::decode_state(&codec::encode_state(suspended).unwrap()).unwrap();
     assert_eq!(*suspended, read);
-    Lane::resume(read, Arc::default()).unwrap()
+    Lane::resume(read.take_over().unwrap(), Arc::default()).unwrap()
 }
 
 /// Sends downwards until there is no room; says how many went.

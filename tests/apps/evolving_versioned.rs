@@ -1,0 +1,25 @@
+//! A fixture: what `evolving_writes` is where its author has raised the version.
+
+use cluster::{Config, Message, Reply};
+use serde::{Deserialize, Serialize};
+
+#[path = "evolving/app.rs"]
+mod app;
+
+#[derive(Message)]
+#[message(version = 2)]
+enum ToPrimary {
+    Say { words: Words, reply: Reply<String> },
+}
+
+#[derive(Debug, Serialize, Deserialize)]
+enum Words {
+    Hello,
+    Goodbye,
+}
+
+const SAYS: Words = Words::Goodbye;
+
+fn main() -> cluster::Result {
+    cluster::run(Config::new().workers(1).primary(app::listen), app::work)
+}

@@ -1,0 +1,12 @@
+use cluster::Message;
+
+#[derive(serde::Serialize)]
+struct Color(u8);
+
+#[derive(Message)]
+struct ToPrimary {
+    size: u64,
+    color: Color,
+}
+
+fn main() {}
