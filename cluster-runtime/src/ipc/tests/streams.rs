@@ -164,6 +164,63 @@ async fn small_values_behind_a_large_one_do_not_travel_one_by_one() {
 }
 
 #[tokio::test]
+async fn values_with_descriptors_keep_their_order_behind_large_ones_and_each_has_its_own() {
+    let (one, other): (Lane<Opening, Opening>, Lane<Opening, Opening>) = (lane(), lane());
+    let (first, second) = UnixStream::pair().unwrap();
+    tokio::spawn(one.drive(first));
+    tokio::spawn(other.drive(second));
+    let mut answers = one.stream(Opening::Files).await.unwrap();
+    let Some(Opening::Files(files)) = soon(other.recv()).await else { panic!("a request was sent") };
+    let sizes = [3, 2 * PIECE, 5, 0, 3 * PIECE, 1, 2, 40_000, 9];
+    let answering = tokio::spawn(async move {
+        for (number, size) in sizes.into_iter().enumerate() {
+            let (mut near, far) = UnixStream::pair().unwrap();
+            near.write_all(&[number as u8]).unwrap();
+            let end = (number % 3 > 0).then(|| Fd::new(far));
+            files.send((number, "x".repeat(size), end)).await.unwrap();
+        }
+        files.finish();
+    });
+    for (number, size) in sizes.into_iter().enumerate() {
+        let (found, text, end) = soon(answers.next()).await.unwrap().expect("more values");
+        assert_eq!((found, text.len(), end.is_some()), (number, size, number % 3 > 0));
+        if let Some(end) = end {
+            let mut byte = [0];
+            end.into_inner().unwrap().read_exact(&mut byte).unwrap();
+            assert_eq!(byte, [number as u8]);
+        }
+    }
+    assert!(soon(answers.next()).await.unwrap().is_none());
+    soon(answering).await.unwrap();
+}
+
+/// A request for values with descriptors in some of them.
+enum Opening {
+    Files(Replies<Numbered>),
+}
+
+type Numbered = (usize, String, Option<Fd<UnixStream>>);
+
+impl Message for Opening {
+    type Wire = ReplyTag;
+
+    const NAME: &'static str = "Opening";
+
+    fn fingerprint() -> Fingerprint {
+        Fingerprint::of("enum Opening")
+    }
+
+    fn into_wire(self) -> Result<ReplyTag, ForwardedReply> {
+        let Self::Files(replies) = self;
+        replies.into_tag()
+    }
+
+    fn from_wire(tag: ReplyTag, origin: &Origin) -> Self {
+        Self::Files(origin.replies(tag))
+    }
+}
+
+#[tokio::test]
 async fn a_value_that_cannot_be_sent_is_an_error_and_the_stream_goes_on() {
     let (worker, primary, ..) = connected();
     let (mut answers, lines) = begin(&worker, &primary).await;
