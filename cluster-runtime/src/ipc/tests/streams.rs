@@ -644,7 +644,7 @@ fn length(of: u64) -> u64 {
 }
 
 fn is_finished(of: u64) -> bool {
-    of % 4 > 0
+    !of.is_multiple_of(4)
 }
 
 // ---- helpers ----
