@@ -51,6 +51,16 @@ pub(super) enum Apart {
     Single(Single),
 }
 
+impl Apart {
+    /// The payload, and what came along.
+    pub(super) fn open(self) -> (Bytes, Option<Parcel>) {
+        match self {
+            Self::Shared(payload) => (payload, None),
+            Self::Single(message) => message.open(),
+        }
+    }
+}
+
 /// Messages that were taken together, by somebody who takes all that a lane receives: one lock for many.
 #[derive(Default)]
 pub(crate) struct Batch {
@@ -78,9 +88,10 @@ impl Inbox {
     }
 
     /// Takes back what is left of a batch.
-    pub(super) fn put_back(&mut self, batch: Batch) {
-        self.taken += batch.at;
-        self.queue.put_back(batch.run.slice(batch.at..));
+    pub(super) fn put_back(&mut self, batch: &mut Batch) {
+        let Batch { run, at } = mem::take(batch);
+        self.taken += at;
+        self.queue.put_back(run.slice(at..));
     }
 
     /// The next message, a small one in the buffer.
@@ -115,7 +126,7 @@ impl MessageQueue {
 
     /// The payload of the next message, and what the message had cost.
     #[inline(always)]
-    fn take(&mut self, small: &mut [u8; SMALL]) -> Option<(Payload, usize)> {
+    pub(super) fn take(&mut self, small: &mut [u8; SMALL]) -> Option<(Payload, usize)> {
         loop {
             if let Some((payload, size)) = frame::first_message(&self.current) {
                 let length = payload.len();
@@ -185,7 +196,7 @@ impl MessageQueue {
                     cost += message.cost();
                     self.push_single(message);
                 }
-                Part::Reply { .. } | Part::Unanswered { .. } | Part::Credit(_) => {
+                Part::Reply { .. } | Part::Unanswered { .. } | Part::Credit(_) | Part::Stream { .. } => {
                     return Err("not a stream of messages".to_owned());
                 }
             }

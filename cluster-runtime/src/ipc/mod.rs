@@ -3,7 +3,7 @@
 //! A [`Lane`] is a cheap handle. What it sends is encoded at once into one output buffer; what arrives stays encoded in
 //! one inbox until somebody takes it. Between buffer and socket works the [driver](driver), one future per lane that the
 //! owner of the lane spawns. [`shared`] is what handles and driver share (its halves: [`outbox`], [`inbox`]), [`frame`] the layout of the bytes (pure),
-//! [`codec`] the only place that names the codec, [`depth`] what bounds it, [`suspend`] how a lane is taken apart and goes on in another program, [`reply`] the two ends of a question, [`message`] what the derive
+//! [`codec`] the only place that names the codec, [`depth`] what bounds it, [`suspend`] how a lane is taken apart and goes on in another program, [`reply`] the two ends of a question, [`replies`] those of a stream and [`stream`] what they share, [`message`] what the derive
 //! macro implements.
 //!
 //! Bounds. Each direction has a window of [`WINDOW`](frame::WINDOW) bytes: a message spends its size, and gets it back
@@ -11,8 +11,10 @@
 //! Answers spend nothing and need no room. While a peer leaves more than a window of answers unread, its messages are not
 //! handed out; while it leaves more than four, a further answer to what was handed out before shrinks to `unanswered`.
 //!
+//! Items of streams count as answers, and have windows of their own: see [`stream`].
+//!
 //! So, whatever a peer does, a lane holds at most: to send, a window or two of the largest frames, four windows and one
-//! largest frame of answers, and 13 bytes for each other request that was taken; received, a window or two of the
+//! largest frame of answers, 13 bytes for each other request that was taken and 26 for each that was one for a stream; received, a window or two of the
 //! largest frames, one that is arriving, and the answer to each question of this side. What a message becomes when
 //! decoded is bounded in depth and number by [`depth`].
 //!
@@ -28,8 +30,10 @@ mod frame;
 mod inbox;
 mod message;
 mod outbox;
+mod replies;
 mod reply;
 mod shared;
+mod stream;
 mod suspend;
 #[cfg(test)]
 mod tests;
@@ -53,7 +57,8 @@ use tokio::time::error::Elapsed;
 pub use self::error::{CallError, SendError, TrySendError};
 pub use self::fd::Fd;
 pub use self::message::{Fingerprint, Message, NoMessages};
-pub use self::reply::{ForwardedReply, Replies, Reply, ReplyTag};
+pub use self::replies::{Answers, Replies};
+pub use self::reply::{ForwardedReply, Origin, Reply, ReplyTag};
 pub(crate) use self::suspend::Suspended;
 
 use self::fd::Packing;
@@ -69,7 +74,7 @@ use self::shared::{Core, NotQueued, Taken};
 /// peer, not by dropping handles.
 pub(crate) struct Lane<Out, In> {
     /// The state of the lane, in the form that a decoded message wants it.
-    replies: Replies,
+    origin: Origin,
     types: PhantomData<fn(Out) -> In>,
 }
 
@@ -127,7 +132,7 @@ impl<Out: Message, In: Message> Lane<Out, In> {
     /// `arrivals` is told by `notify_waiters` whenever something new can be received, or never can be again. Many lanes
     /// may share one: make the `notified()` future, look at every lane, then wait for the future.
     pub(crate) fn new(limit: usize, arrivals: Arc<Notify>) -> Self {
-        Self { replies: Replies::new(Arc::new(Core::new(limit, arrivals))), types: PhantomData }
+        Self { origin: Origin::new(Arc::new(Core::new(limit, arrivals))), types: PhantomData }
     }
 
     /// Attaches the lane to its socket. The future moves the bytes until the lane has ended and says why; it is to be
@@ -210,6 +215,19 @@ impl<Out: Message, In: Message> Lane<Out, In> {
         question.answer().await
     }
 
+    /// Asks for a stream: `make` puts the handle of the answering end into a message, and the message is sent.
+    ///
+    /// Cancel safety: if the future is dropped while it waits, the message was not sent.
+    pub(crate) async fn stream<T, F>(&self, make: F) -> Result<Answers<T>, SendError>
+    where
+        T: Serialize + serde::de::DeserializeOwned + Send + 'static,
+        F: FnOnce(Replies<T>) -> Out,
+    {
+        let (answers, replies) = replies::ask(self.core());
+        self.send(make(replies)).await?;
+        Ok(answers.asked())
+    }
+
     /// The next message, or `None` once the lane has ended and everything that had arrived was taken.
     ///
     /// Several tasks may receive from one lane; each message goes to one of them.
@@ -289,7 +307,7 @@ impl<Out: Message, In: Message> Lane<Out, In> {
     /// When this is not the state of a lane; the text says why.
     pub(crate) fn resume(suspended: Suspended, arrivals: Arc<Notify>) -> Result<Self, String> {
         let core = Core::resume(suspended, arrivals)?;
-        Ok(Self { replies: Replies::new(Arc::new(core)), types: PhantomData })
+        Ok(Self { origin: Origin::new(Arc::new(core)), types: PhantomData })
     }
 
     /// Whether a send can still succeed.
@@ -332,25 +350,22 @@ impl<Out: Message, In: Message> Lane<Out, In> {
     }
 
     /// Gives back what is left of a batch, before others take messages or the lane is suspended.
-    pub(crate) fn put_back(&self, batch: Batch) {
+    pub(crate) fn put_back(&self, batch: &mut Batch) {
         self.core().put_back(batch);
     }
 
     #[inline(never)]
     fn open(&self, apart: Apart) -> Received<In> {
-        match apart {
-            Apart::Shared(payload) => self.decode(&payload),
-            Apart::Single(message) => match message.open() {
-                (payload, None) => self.decode(&payload),
-                (payload, Some(parcel)) => fd::unpack(parcel, || self.decode(&payload)),
-            },
+        match apart.open() {
+            (payload, None) => self.decode(&payload),
+            (payload, Some(parcel)) => fd::unpack(parcel, || self.decode(&payload)),
         }
     }
 
     #[inline(always)]
     fn decode(&self, payload: &[u8]) -> Received<In> {
         match codec::decode::<In::Wire>(payload) {
-            Ok(wire) => Received::Message(In::from_wire(wire, &self.replies)),
+            Ok(wire) => Received::Message(In::from_wire(wire, &self.origin)),
             Err(malformed) => {
                 self.core().distrust(format!("a message of type {} cannot be decoded: {malformed}", In::NAME));
                 Received::Ended
@@ -370,13 +385,13 @@ impl<Out: Message, In: Message> Lane<Out, In> {
     }
 
     fn core(&self) -> &Arc<Core> {
-        self.replies.core()
+        self.origin.core()
     }
 }
 
 impl<Out, In> Clone for Lane<Out, In> {
     fn clone(&self) -> Self {
-        Self { replies: self.replies.clone(), types: PhantomData }
+        Self { origin: self.origin.clone(), types: PhantomData }
     }
 }
 
@@ -423,6 +438,6 @@ fn encode<M: Message, R, E: From<SendError>>(
     };
     match frame {
         Ok(frame) => done(frame),
-        Err(frame::TooLarge { size, limit }) => Err(SendError::TooLarge { size, limit }.into()),
+        Err(too_large) => Err(SendError::from(too_large).into()),
     }
 }

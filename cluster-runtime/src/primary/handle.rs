@@ -15,7 +15,8 @@ use super::function::Common;
 use super::order::{Order, OrderError, ReloadError, UpgradeError};
 use super::roster::{Roster, WorkerInfo};
 use crate::ipc::{
-    Batch, CallError, Lane, Message, NoMessages, Received, Reply, SendError, Suspended, TrySendError, codec,
+    Answers, Batch, CallError, Lane, Message, NoMessages, Received, Replies, Reply, SendError, Suspended, TrySendError,
+    codec,
 };
 use crate::{Error, Exit, WorkerId};
 
@@ -231,6 +232,24 @@ impl<Up: Message, Down: Message> PrimaryHandle<Up, Down> {
         F: FnOnce(Reply<T>) -> Down,
     {
         self.lane(worker).ok_or(CallError::Gone)?.call(make).await
+    }
+
+    /// Sends one worker a request for a stream of answers and returns the end that they come out of; `make` puts the [`Replies`] into
+    /// the message.
+    ///
+    /// Events need not be taken meanwhile: answers pass the messages that wait.
+    ///
+    /// # Errors
+    /// Those of [`send`](Self::send). Whether the request is answered is known by [`Answers::next`].
+    ///
+    /// # Cancel safety
+    /// Cancel safe: dropped while it waits, nothing is sent.
+    pub async fn stream<T, F>(&self, worker: WorkerId, make: F) -> Result<Answers<T>, SendError>
+    where
+        T: serde::Serialize + serde::de::DeserializeOwned + Send + 'static,
+        F: FnOnce(Replies<T>) -> Down,
+    {
+        self.lane(worker).ok_or(SendError::Gone)?.stream(make).await
     }
 
     /// Gives every slot a worker of the program as it is on disk now, as HUP does; returns the number of the new generation once all
@@ -452,7 +471,7 @@ impl<Up: Message, Down: Message> Shared<Up, Down> {
 
     fn leave_intake(&self, mut intake: Box<Intake<Up, Down>>) {
         for Inlet { lane, batch, .. } in &mut intake.inlets {
-            lane.put_back(std::mem::take(batch));
+            lane.put_back(batch);
         }
         *lock(&self.intake) = Some(intake);
         self.leave.is_done.store(true, Ordering::SeqCst);

@@ -30,7 +30,7 @@ impl Message for Carrying {
         Ok(self)
     }
 
-    fn from_wire(wire: Self, _: &Replies) -> Self {
+    fn from_wire(wire: Self, _: &Origin) -> Self {
         wire
     }
 }
@@ -53,8 +53,8 @@ impl Message for Asking {
         reply.into_tag()
     }
 
-    fn from_wire(tag: ReplyTag, replies: &Replies) -> Self {
-        Self::Open(replies.reply(tag))
+    fn from_wire(tag: ReplyTag, origin: &Origin) -> Self {
+        Self::Open(origin.reply(tag))
     }
 }
 

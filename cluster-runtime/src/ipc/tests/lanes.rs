@@ -363,7 +363,7 @@ async fn what_is_left_of_a_batch_goes_back_to_its_place_and_is_paid_for_once() {
             }
         }
         // Somebody else goes on, and then the one with the batch again.
-        primary.put_back(std::mem::take(&mut batch));
+        primary.put_back(&mut batch);
         for _ in 0..round {
             count(&primary).await;
             taken += 1;
@@ -395,7 +395,7 @@ async fn messages_keep_their_order_whether_they_are_taken_in_batches_or_one_by_o
             assert_eq!(number, taken);
             taken += 1;
         }
-        primary.put_back(std::mem::take(&mut batch));
+        primary.put_back(&mut batch);
         if let Received::Message(Up::Count(number)) = primary.try_recv() {
             assert_eq!(number, taken);
             taken += 1;
