@@ -40,9 +40,12 @@ mod tests;
 
 use std::any::type_name;
 use std::fmt;
+use std::future::poll_fn;
 use std::marker::PhantomData;
 use std::os::unix::net::UnixStream;
+use std::pin::Pin;
 use std::sync::Arc;
+use std::task::{Poll, ready};
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -60,7 +63,8 @@ pub(crate) use self::suspend::Suspended;
 
 use self::fd::Packing;
 use self::frame::{Frame, FrameBuf, Large, Spare};
-use self::inbox::{Payload, SMALL};
+pub(crate) use self::inbox::Batch;
+use self::inbox::{Apart, Payload, SMALL};
 use self::shared::{Core, NotQueued, Taken};
 
 /// One side of the messages lane between two processes: sends `Out`, receives `In`.
@@ -144,15 +148,28 @@ impl<Out: Message, In: Message> Lane<Out, In> {
     ///
     /// Cancel safety: if the future is dropped while it waits, the message was not sent.
     #[inline]
-    pub(crate) async fn send(&self, message: Out) -> Result<(), SendError> {
-        if self.core().is_step() {
-            coop::consume_budget().await;
-        }
-        let Err(refusal) = self.offer(message, Encoded::of) else { return Ok(()) };
-        match *refusal {
-            Refusal::NoRoom(encoded) => self.send_encoded(&encoded).await,
-            Refusal::Failed(error) => Err(error),
-        }
+    pub(crate) fn send(&self, message: Out) -> impl Future<Output = Result<(), SendError>> + Send {
+        // Not an `async fn`: that would move the message once more.
+        let mut message = Some(message);
+        let mut waiting: Option<Pin<Box<dyn Future<Output = _> + Send>>> = None;
+        poll_fn(move |cx| {
+            if let Some(waiting) = &mut waiting {
+                return waiting.as_mut().poll(cx);
+            }
+            if self.core().is_step() {
+                ready!(coop::poll_proceed(cx)).made_progress();
+            }
+            let message = message.take().expect("a future is not polled after it has completed");
+            let Err(refusal) = self.offer(message, Encoded::of) else { return Poll::Ready(Ok(())) };
+            match *refusal {
+                Refusal::NoRoom(encoded) => waiting.insert(Box::pin(self.send_when_room(encoded))).as_mut().poll(cx),
+                Refusal::Failed(error) => Poll::Ready(Err(error)),
+            }
+        })
+    }
+
+    async fn send_when_room(&self, message: Encoded) -> Result<(), SendError> {
+        self.send_encoded(&message).await
     }
 
     /// Queues a message if there is room for it now.
@@ -243,11 +260,7 @@ impl<Out: Message, In: Message> Lane<Out, In> {
         // User code runs from here on; no lock is held.
         match self.core().take(&mut small) {
             Taken::Message(Payload::Small(size)) => self.decode(&small[..size]),
-            Taken::Message(Payload::Shared(payload)) => self.decode(&payload),
-            Taken::Message(Payload::Single(message)) => match message.open() {
-                (payload, None) => self.decode(&payload),
-                (payload, Some(parcel)) => fd::unpack(parcel, || self.decode(&payload)),
-            },
+            Taken::Message(Payload::Apart(apart)) => self.open(*apart),
             Taken::Empty => Received::Empty,
             Taken::Ended => Received::Ended,
         }
@@ -313,6 +326,40 @@ impl<Out: Message, In: Message> Lane<Out, In> {
     #[cfg(test)]
     pub(crate) fn is_drained(&self) -> bool {
         self.core().is_drained()
+    }
+
+    /// [`try_recv`](Self::try_recv) for somebody who takes all messages of this lane, and keeps the batch between two calls.
+    #[inline(always)]
+    pub(crate) fn try_recv_in_batches(&self, batch: &mut Batch) -> Received<In> {
+        let core = self.core();
+        if core.is_congested() {
+            return Received::Empty;
+        }
+        let Some(payload) = batch.next() else { return self.recv_beyond(batch) };
+        let received = self.decode(payload);
+        if let Received::Ended = received {
+            // Nothing is looked at behind what could not be decoded.
+            *batch = Batch::default();
+        }
+        received
+    }
+
+    #[inline(never)]
+    fn recv_beyond(&self, batch: &mut Batch) -> Received<In> {
+        if self.core().refill(batch) { self.try_recv_in_batches(batch) } else { self.try_recv() }
+    }
+
+    /// Gives back what is left of a batch, before others take messages or the lane is suspended.
+    pub(crate) fn put_back(&self, batch: &mut Batch) {
+        self.core().put_back(batch);
+    }
+
+    #[inline(never)]
+    fn open(&self, apart: Apart) -> Received<In> {
+        match apart.open() {
+            (payload, None) => self.decode(&payload),
+            (payload, Some(parcel)) => fd::unpack(parcel, || self.decode(&payload)),
+        }
     }
 
     #[inline(always)]

@@ -293,8 +293,7 @@ impl<T: DeserializeOwned> Answers<T> {
         // User code runs from here on; no lock is held.
         self.core.poll_item(self.tag, &self.inflow, &mut small, cx).map(|next| match next {
             Next::Item(Payload::Small(size)) => self.decode(&small[..size]),
-            Next::Item(Payload::Shared(payload)) => self.decode(&payload),
-            Next::Item(Payload::Single(message)) => match message.open() {
+            Next::Item(Payload::Apart(apart)) => match apart.open() {
                 (payload, None) => self.decode(&payload),
                 (payload, Some(parcel)) => fd::unpack(parcel, || self.decode(&payload)),
             },

@@ -15,7 +15,7 @@ use tokio::sync::{Notify, Semaphore, oneshot};
 use super::LaneEnd;
 use super::driver::Writing;
 use super::frame::{self, Frame, Single, Spare, Violation, WINDOW};
-use super::inbox::{Inbox, Payload, SMALL};
+use super::inbox::{Batch, Inbox, Payload, SMALL};
 use super::outbox::{DriverState, Outbox, Stage};
 use super::reply::{Answer, Questions};
 use super::stream::Streams;
@@ -270,16 +270,39 @@ impl Core {
         if self.congested.load(Ordering::Acquire) && !inbox.ended {
             return Taken::Empty;
         }
-        let Some((payload, cost)) = inbox.queue.take(small) else {
+        let Some(payload) = inbox.take(small) else {
             return if inbox.ended { Taken::Ended } else { Taken::Empty };
         };
-        inbox.taken += cost;
+        self.return_credit(inbox);
+        Taken::Message(payload)
+    }
+
+    /// Fills a batch that is used up; `false` if there is nothing in a row now.
+    pub(super) fn refill(&self, batch: &mut Batch) -> bool {
+        let mut inbox = lock(&self.inbox);
+        let is_filled = inbox.refill(batch);
+        self.return_credit(inbox);
+        is_filled
+    }
+
+    pub(super) fn put_back(&self, batch: &mut Batch) {
+        let mut inbox = lock(&self.inbox);
+        inbox.put_back(batch);
+        self.return_credit(inbox);
+    }
+
+    #[inline]
+    pub(super) fn is_congested(&self) -> bool {
+        self.congested.load(Ordering::Acquire)
+    }
+
+    #[inline]
+    fn return_credit(&self, mut inbox: MutexGuard<'_, Inbox>) {
         let owed = if inbox.taken >= CREDIT_LOT { mem::take(&mut inbox.taken) } else { 0 };
         drop(inbox);
         if owed > 0 {
             self.owe(owed);
         }
-        Taken::Message(payload)
     }
 
     #[cfg(test)]

@@ -77,6 +77,8 @@ enum Down {
     Count(u64),
     Unencodable,
     Panicking,
+    /// Encoded as a variant that there is not.
+    Wrong,
 }
 
 impl Serialize for Down {
@@ -85,6 +87,7 @@ impl Serialize for Down {
             Self::Count(number) => serializer.serialize_newtype_variant("Down", 0, "Count", number),
             Self::Unencodable => Err(serde::ser::Error::custom("not today")),
             Self::Panicking => panic!("while encoding"),
+            Self::Wrong => serializer.serialize_unit_variant("Down", 99, "Wrong"),
         }
     }
 }
@@ -223,7 +226,7 @@ async fn comes_true(condition: impl Fn() -> bool) -> bool {
     false
 }
 
-fn poll_once<F: Future>(future: std::pin::Pin<&mut F>) -> Poll<F::Output> {
+fn poll_once<F: Future>(future: Pin<&mut F>) -> Poll<F::Output> {
     future.poll(&mut Context::from_waker(Waker::noop()))
 }
 

@@ -320,8 +320,8 @@ async fn suspend(side: &Side, driving: &mut (impl Future<Output = LaneEnd> + Unp
     (resumed(&suspended), socket.unwrap())
 }
 
-async fn poll_once_in_runtime<F: Future>(mut future: std::pin::Pin<&mut F>) -> Poll<F::Output> {
-    std::future::poll_fn(|cx| Poll::Ready(future.as_mut().poll(cx))).await
+async fn poll_once_in_runtime<F: Future>(mut future: Pin<&mut F>) -> Poll<F::Output> {
+    poll_fn(|cx| Poll::Ready(future.as_mut().poll(cx))).await
 }
 
 fn encoded_note() -> Vec<u8> {
