@@ -153,6 +153,7 @@ impl Parcel {
 thread_local! {
     static STATE: Cell<State> = const { Cell::new(State::Idle) };
     static PACKED: RefCell<Fds> = const { RefCell::new(Vec::new()) };
+    static REFUSAL: RefCell<String> = const { RefCell::new(String::new()) };
     static UNPACKING: RefCell<Option<Parcel>> = const { RefCell::new(None) };
 }
 
@@ -163,6 +164,8 @@ enum State {
     Packing,
     /// Something lies in [`PACKED`].
     Packed,
+    /// One could not be packed, and [`REFUSAL`] says why: not every codec keeps the text of an error.
+    Refused,
     /// A message is encoded while another one is, by whose own `Serialize`. It gets no descriptors.
     Nested,
 }
@@ -180,6 +183,12 @@ impl Packing {
         Self { outer }
     }
 
+    /// Why it could not be encoded, if it is for a descriptor; else what the codec says.
+    #[cold]
+    pub(super) fn explain(self, text: String) -> String {
+        if STATE.get() == State::Refused { REFUSAL.take() } else { text }
+    }
+
     /// The descriptors in it, if any.
     #[inline]
     pub(super) fn end(self) -> Option<Fds> {
@@ -190,7 +199,7 @@ impl Packing {
 impl Drop for Packing {
     #[inline]
     fn drop(&mut self) {
-        if STATE.get() == State::Packed {
+        if let State::Packed | State::Refused = STATE.get() {
             // Left by one that could not be encoded to its end.
             PACKED.take();
         }
@@ -201,10 +210,17 @@ impl Drop for Packing {
 /// Puts a duplicate beside the message that is being encoded; returns its number there.
 fn pack(value: &impl AsFd) -> Result<u8, String> {
     match STATE.get() {
-        State::Packing | State::Packed => {}
+        State::Packing | State::Packed | State::Refused => {}
         State::Idle => return Err("a descriptor travels in messages of cluster only".to_owned()),
         State::Nested => return Err("a message that is sent while another is encoded carries no descriptor".to_owned()),
     }
+    try_pack(value).inspect_err(|refusal| {
+        REFUSAL.set(refusal.clone());
+        STATE.set(State::Refused);
+    })
+}
+
+fn try_pack(value: &impl AsFd) -> Result<u8, String> {
     PACKED.with_borrow_mut(|packed| {
         if packed.len() == MOST_FDS {
             return Err(format!("a message carries {MOST_FDS} descriptors at most"));

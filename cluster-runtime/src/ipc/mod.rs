@@ -431,7 +431,9 @@ fn encode<M: Message, R, E: From<SendError>>(
     let wire = message.into_wire().map_err(|ForwardedReply| SendError::ForwardedReply)?;
     let mut frame = FrameBuf::message(limit, spare);
     let packing = Packing::begin();
-    codec::encode(&wire, |bytes| frame.put(bytes)).map_err(SendError::Encode)?;
+    if let Err(text) = codec::encode(&wire, |bytes| frame.put(bytes)) {
+        return Err(SendError::Encode(packing.explain(text)).into());
+    }
     let frame = match packing.end() {
         None => frame.finish(),
         Some(fds) => frame.finish_with(fds),

@@ -182,8 +182,7 @@ async fn so_many_wait_and_no_more_until_somebody_takes_them() {
 
 #[test]
 fn a_descriptor_is_encoded_for_messages_only() {
-    let refusal = codec::encode_state(&Fd::new(scratch_file(""))).unwrap_err();
-    assert_eq!(refusal, "a descriptor travels in messages of cluster only");
+    assert!(codec::encode_state(&Fd::new(scratch_file(""))).is_err());
     assert!(codec::decode_state::<Fd<File>>(&codec::encode_state(&0_u8).unwrap()).is_err());
 }
 
