@@ -51,7 +51,8 @@ struct Outgoing {
     is_answer: bool,
 }
 
-/// How many bytes are answers.
+/// How many bytes are answers. What is left of a large one counts for half a window at most: several of any size may wait side by
+/// side, and small ones pass between their pieces.
 #[derive(Default)]
 struct Answers {
     /// In the queue.
@@ -135,7 +136,7 @@ impl Outbox {
     pub(super) fn push_answer(&mut self, frame: &Frame<'_>) {
         match frame {
             Frame::Small(..) | Frame::Whole(_) => self.answers.queued += frame.cost(),
-            Frame::Large(large) => self.answers.apart += large.len(),
+            Frame::Large(large) => self.answers.apart += weight(large),
         }
         self.push(frame, true);
     }
@@ -205,16 +206,17 @@ impl Outbox {
         self.unread_answers() > WINDOW
     }
 
-    /// Bytes of answers that are not with the kernel, for all that is known.
+    /// Bytes of answers that are not with the kernel, for all that is known, as they count.
     pub(super) fn unread_answers(&self) -> usize {
         let Answers { queued, apart, fetched } = self.answers;
         queued + apart + fetched
     }
 
     fn next_piece(&mut self, frame: &mut Outgoing) -> (Bytes, Fds) {
+        let before = weight(&frame.frame);
         let (piece, fds) = frame.frame.next_piece();
         if frame.is_answer {
-            self.answers.apart -= piece.len();
+            self.answers.apart -= before - weight(&frame.frame);
             self.answers.fetched += piece.len();
         }
         (piece, fds)
@@ -248,6 +250,10 @@ impl Outbox {
         self.answers.apart += answers_before;
         self.sealed.push_back(Sealed { before: mem::take(&mut self.queue), answers_before, frame });
     }
+}
+
+fn weight(answer: &Large) -> usize {
+    answer.len().min(WINDOW / 2)
 }
 
 impl DriverState {
