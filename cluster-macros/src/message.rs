@@ -1,7 +1,7 @@
 //! `#[derive(cluster::Message)]`: a hidden mirror of the type that can travel, and the way there and back.
 //!
-//! The mirror has the same variants, fields and serde attributes, with a number in place of each `Reply<T>`, and derives
-//! serde's traits, each field by a module of the runtime; the way there and back are two matches. Refused is what cannot cross a
+//! The mirror has the same variants, fields and serde attributes, with a number in place of each `Reply<T>` and
+//! `Replies<T>`, and derives serde's traits, each field by a module of the runtime; the way there and back are two matches. Refused is what cannot cross a
 //! process boundary, or cannot be decoded from a form that does not describe itself.
 //!
 //! The file reads in this order: the type in our terms, what is written out, what is refused.
@@ -75,8 +75,43 @@ struct Part<'a> {
 enum Kind<'a> {
     /// Travels as it is.
     Data,
-    /// A `Reply` to this type, which travels as a number.
-    Reply(&'a Type),
+    /// A handle that answers by values of this type, and travels as a number.
+    Handle(Handle, &'a Type),
+}
+
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Handle {
+    Reply,
+    Replies,
+}
+
+impl Handle {
+    fn called(name: &Ident) -> Option<Self> {
+        [Self::Reply, Self::Replies].into_iter().find(|handle| name == handle.name())
+    }
+
+    const fn name(self) -> &'static str {
+        match self {
+            Self::Reply => "Reply",
+            Self::Replies => "Replies",
+        }
+    }
+
+    /// What makes the number of it.
+    fn into_tag(self, krate: &Path) -> TokenStream {
+        match self {
+            Self::Reply => quote!(#krate::__private::reply_tag),
+            Self::Replies => quote!(#krate::__private::replies_tag),
+        }
+    }
+
+    /// What makes it of the number; and a name for a field.
+    const fn maker(self) -> &'static str {
+        match self {
+            Self::Reply => "reply",
+            Self::Replies => "replies",
+        }
+    }
 }
 
 impl<'a> Message<'a> {
@@ -110,8 +145,8 @@ impl<'a> Message<'a> {
         self.cases().iter().flat_map(|case| &case.parts)
     }
 
-    fn has_replies(&self) -> bool {
-        self.parts().any(|part| matches!(part.kind, Kind::Reply(_)))
+    fn has_handles(&self) -> bool {
+        self.parts().any(|part| matches!(part.kind, Kind::Handle(..)))
     }
 }
 
@@ -130,27 +165,28 @@ impl<'a> Case<'a> {
 
 impl<'a> Part<'a> {
     fn read(field: &'a Field, member: Member, mistakes: &mut Mistakes) -> Self {
-        let kind = answer(&field.ty).map_or(Kind::Data, Kind::Reply);
+        let kind = handle(&field.ty).map_or(Kind::Data, |(handle, answer)| Kind::Handle(handle, answer));
         let place = match kind {
             Kind::Data => Place::Field,
-            Kind::Reply(_) => Place::Reply,
+            Kind::Handle(handle, _) => Place::Handle(handle),
         };
         refuse_borrowed(&field.ty, mistakes);
-        refuse_nested_reply(&field.ty, kind, mistakes);
+        refuse_nested_handle(&field.ty, kind, mistakes);
         Self { member, serde: serde_attributes(&field.attrs, place, mistakes), ty: &field.ty, kind }
     }
 }
 
-/// The `T` of a type that is written `Reply<T>`, by whatever path.
-fn answer(ty: &Type) -> Option<&Type> {
+/// Which handle it is, and the `T`, of a type that is written `Reply<T>` or `Replies<T>`, by whatever path.
+fn handle(ty: &Type) -> Option<(Handle, &Type)> {
     match ty {
-        Type::Group(group) => answer(&group.elem),
-        Type::Paren(paren) => answer(&paren.elem),
+        Type::Group(group) => handle(&group.elem),
+        Type::Paren(paren) => handle(&paren.elem),
         Type::Path(path) => {
-            let last = path.path.segments.last().filter(|last| last.ident == "Reply")?;
+            let last = path.path.segments.last()?;
+            let handle = Handle::called(&last.ident)?;
             let PathArguments::AngleBracketed(list) = &last.arguments else { return None };
             match list.args.first() {
-                Some(GenericArgument::Type(answer)) if list.args.len() == 1 => Some(answer),
+                Some(GenericArgument::Type(answer)) if list.args.len() == 1 => Some((handle, answer)),
                 _ => None,
             }
         }
@@ -172,7 +208,7 @@ impl Message<'_> {
         let back = self.cases().iter().map(|case| case.back(generics));
         // rustc alone would name the type that cannot be sent, and not the field that it is in.
         let sendable = self.parts().filter_map(|part| part.must_be_send(krate));
-        let replies = if self.has_replies() { replies_name().to_token_stream() } else { quote!(_) };
+        let origin = if self.has_handles() { origin_name().to_token_stream() } else { quote!(_) };
         quote! {
             const _: () = {
                 #mirror
@@ -195,7 +231,7 @@ impl Message<'_> {
                     }
 
                     #[inline]
-                    fn from_wire(wire: #wire, #replies: &#krate::__private::Replies) -> Self {
+                    fn from_wire(wire: #wire, #origin: &#krate::__private::Origin) -> Self {
                         match wire { #(#back)* }
                     }
                 }
@@ -223,7 +259,7 @@ impl Message<'_> {
                     fn into_wire(self) -> ::core::result::Result<(), #krate::__private::ForwardedReply> {
                         ::core::unreachable!()
                     }
-                    fn from_wire(_: (), _: &#krate::__private::Replies) -> Self {
+                    fn from_wire(_: (), _: &#krate::__private::Origin) -> Self {
                         ::core::unreachable!()
                     }
                 }
@@ -354,17 +390,17 @@ impl Part<'_> {
     fn wire_type(&self, krate: &Path, generics: &Generics) -> TokenStream {
         match self.kind {
             Kind::Data => self.ty.to_token_stream(),
-            Kind::Reply(answer) if is_generic(generics) => {
+            Kind::Handle(_, answer) if is_generic(generics) => {
                 quote!((#krate::__private::ReplyTag, ::core::marker::PhantomData<#answer>))
             }
-            Kind::Reply(_) => quote!(#krate::__private::ReplyTag),
+            Kind::Handle(..) => quote!(#krate::__private::ReplyTag),
         }
     }
 
     /// `with = "…"`, by which the mirror's field travels. The compiler points at the type if that does not work.
     fn carrier(&self, krate: &Path) -> Option<Meta> {
         let has_own_way = self.serde.iter().any(|meta| OWN_WAY.iter().any(|name| meta.path().is_ident(name)));
-        if matches!(self.kind, Kind::Reply(_)) || self.is_plain() || has_own_way {
+        if matches!(self.kind, Kind::Handle(..)) || self.is_plain() || has_own_way {
             return None;
         }
         let module = if is_bytes(&plainly(self.ty.to_token_stream())) { quote!(bytes) } else { quote!(data) };
@@ -385,28 +421,26 @@ impl Part<'_> {
     fn binding(&self, index: usize) -> Ident {
         let data = match self.kind {
             Kind::Data => self.ty,
-            Kind::Reply(answer) => answer,
+            Kind::Handle(_, answer) => answer,
         };
         format_ident!("field{index}", span = Span::mixed_site().located_at(data.span()))
     }
 
     fn there(&self, value: &Ident, krate: &Path, generics: &Generics) -> TokenStream {
-        match self.kind {
-            Kind::Data => value.to_token_stream(),
-            Kind::Reply(_) if is_generic(generics) => {
-                quote!((#krate::__private::reply_tag(#value)?, ::core::marker::PhantomData))
-            }
-            Kind::Reply(_) => quote!(#krate::__private::reply_tag(#value)?),
+        let Kind::Handle(handle, _) = self.kind else { return value.to_token_stream() };
+        let into_tag = handle.into_tag(krate);
+        if is_generic(generics) {
+            quote!((#into_tag(#value)?, ::core::marker::PhantomData))
+        } else {
+            quote!(#into_tag(#value)?)
         }
     }
 
     fn back(&self, value: &Ident, generics: &Generics) -> TokenStream {
-        let replies = replies_name();
-        match self.kind {
-            Kind::Data => value.to_token_stream(),
-            Kind::Reply(_) if is_generic(generics) => quote!(#replies.reply(#value.0)),
-            Kind::Reply(_) => quote!(#replies.reply(#value)),
-        }
+        let Kind::Handle(handle, _) = self.kind else { return value.to_token_stream() };
+        let (origin, make) = (origin_name(), Ident::new(handle.maker(), Span::call_site()));
+        let tag = if is_generic(generics) { quote!(#value.0) } else { value.to_token_stream() };
+        quote!(#origin.#make(#tag))
     }
 }
 
@@ -430,8 +464,8 @@ fn mirror_name() -> Ident {
     Ident::new("__ClusterWire", Span::call_site())
 }
 
-fn replies_name() -> Ident {
-    Ident::new("replies", Span::mixed_site())
+fn origin_name() -> Ident {
+    Ident::new("origin", Span::mixed_site())
 }
 
 fn is_generic(generics: &Generics) -> bool {
@@ -502,16 +536,19 @@ enum Place {
     Type,
     Variant,
     Field,
-    Reply,
+    Handle(Handle),
 }
 
 /// The contents of all `#[serde(..)]`, one by one; refuses what cannot work here.
 fn serde_attributes(attributes: &[Attribute], place: Place, mistakes: &mut Mistakes) -> Vec<Meta> {
     let mut serde = Vec::new();
     for attribute in attributes.iter().filter(|attribute| attribute.path().is_ident("serde")) {
-        if place == Place::Reply {
-            mistakes
-                .on(attribute, "a `Reply` travels as a number of the runtime's, not by serde: delete this attribute");
+        if let Place::Handle(handle) = place {
+            let name = handle.name();
+            mistakes.on(
+                attribute,
+                format_args!("a `{name}` travels as a number of the runtime's, not by serde: delete this attribute"),
+            );
             continue;
         }
         let list = attribute.parse_args_with(Punctuated::<Meta, Token![,]>::parse_terminated);
@@ -597,11 +634,11 @@ impl Keys {
 
 /// Every lifetime shows in some field, so the type's lifetime parameters need no word of their own.
 fn refuse_borrowed(ty: &Type, mistakes: &mut Mistakes) {
-    let borrows = contains(
-        ty.to_token_stream(),
-        &|token, _| matches!(token, TokenTree::Punct(mark) if matches!(mark.as_char(), '&' | '\'')),
-    );
-    if borrows {
+    let borrows = find(ty.to_token_stream(), &|token, _| match token {
+        TokenTree::Punct(mark) if matches!(mark.as_char(), '&' | '\'') => Some(()),
+        _ => None,
+    });
+    if borrows.is_some() {
         let remedy = owned(ty);
         mistakes.on(ty, format_args!("messages cross a process boundary and must own their data: write {remedy}"));
     }
@@ -618,37 +655,42 @@ fn owned(ty: &Type) -> String {
     }
 }
 
-fn refuse_nested_reply(ty: &Type, kind: Kind<'_>, mistakes: &mut Mistakes) {
+fn refuse_nested_handle(ty: &Type, kind: Kind<'_>, mistakes: &mut Mistakes) {
     let inside = match kind {
         Kind::Data => ty,
-        Kind::Reply(answer) => answer,
+        Kind::Handle(_, answer) => answer,
     };
-    let has_reply = contains(inside.to_token_stream(), &|token, next| {
-        matches!(token, TokenTree::Ident(name) if name == "Reply")
-            && matches!(next, Some(TokenTree::Punct(mark)) if mark.as_char() == '<')
+    let nested = find(inside.to_token_stream(), &|token, next| match token {
+        TokenTree::Ident(name) if matches!(next, Some(TokenTree::Punct(mark)) if mark.as_char() == '<') => {
+            Handle::called(name)
+        }
+        _ => None,
     });
-    if has_reply {
+    if let Some(handle) = nested {
+        let (name, field) = (handle.name(), handle.maker());
         mistakes.on(
             ty,
-            "a `Reply` cannot travel inside another type: write the `Reply<T>` as a field of its own: \
-             `Variant { reply: Reply<T> }`",
+            format_args!(
+                "a `{name}` cannot travel inside another type: write the `{name}<T>` as a field of its own: \
+                 `Variant {{ {field}: {name}<T> }}`"
+            ),
         );
     }
 }
 
-/// Whether any token, looked at together with the next, is such a one.
-fn contains(tokens: TokenStream, is: &impl Fn(&TokenTree, Option<&TokenTree>) -> bool) -> bool {
+/// What is found in any token, looked at together with the next.
+fn find<T>(tokens: TokenStream, look: &impl Fn(&TokenTree, Option<&TokenTree>) -> Option<T>) -> Option<T> {
     let mut tokens = tokens.into_iter().peekable();
     while let Some(token) = tokens.next() {
         let inside = match &token {
-            TokenTree::Group(group) => contains(group.stream(), is),
-            TokenTree::Ident(_) | TokenTree::Punct(_) | TokenTree::Literal(_) => false,
+            TokenTree::Group(group) => find(group.stream(), look),
+            TokenTree::Ident(_) | TokenTree::Punct(_) | TokenTree::Literal(_) => None,
         };
-        if inside || is(&token, tokens.peek()) {
-            return true;
+        if let found @ Some(_) = inside.or_else(|| look(&token, tokens.peek())) {
+            return found;
         }
     }
-    false
+    None
 }
 
 #[cfg(test)]
@@ -709,10 +751,10 @@ mod tests {
                         }
                     }
 
-                    fn from_wire(wire: __ClusterWire, replies: &::cluster::__private::Replies) -> Self {
+                    fn from_wire(wire: __ClusterWire, origin: &::cluster::__private::Origin) -> Self {
                         match wire {
                             __ClusterWire::Hit { path: field0 } => Self::Hit { path: field0 },
-                            __ClusterWire::Total { 0: field0 } => Self::Total { 0: replies.reply(field0) },
+                            __ClusterWire::Total { 0: field0 } => Self::Total { 0: origin.reply(field0) },
                         }
                     }
                 }
@@ -896,6 +938,21 @@ mod tests {
             quote!(
                 enum M {
                     A(Reply<Reply<u8>>),
+                }
+            ),
+            quote!(
+                enum M {
+                    A(Reply<Replies<u8>>),
+                }
+            ),
+            quote!(
+                enum M {
+                    A(Vec<Replies<u8>>),
+                }
+            ),
+            quote!(
+                enum M {
+                    A(#[serde(skip)] Replies<u8>),
                 }
             ),
             quote!(

@@ -2,7 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use crate::ipc::{ForwardedReply, Reply, ReplyTag};
+use crate::ipc::{ForwardedReply, Replies, Reply, ReplyTag};
 
 /// Whatever serde can write and read. For what the compiler says if it cannot: the field is where it points then, once for each of the
 /// two traits.
@@ -69,6 +69,14 @@ where
     T: Serialize + for<'de> Deserialize<'de> + Send + 'static,
 {
     reply.into_tag()
+}
+
+/// The same for a stream of replies.
+pub fn replies_tag<T>(replies: Replies<T>) -> Result<ReplyTag, ForwardedReply>
+where
+    T: Serialize + for<'de> Deserialize<'de> + Send + 'static,
+{
+    replies.into_tag()
 }
 
 /// A call of this is where the compiler points if a field cannot leave its thread.

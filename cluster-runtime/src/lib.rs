@@ -42,6 +42,7 @@
 //! | listen on a Unix socket, limit connections, set socket options; UDP | [`Port`], [`udp()`] |
 //! | serve gRPC, TLS, WebSockets, with hyper or `axum::serve` | [`servers`] |
 //! | exchange typed messages | [`Message`], [`Worker`], [`Primary`], [`Reply`] |
+//! | answer by many values, with backpressure | [`Replies`], [`Answers`] |
 //! | send messages from worker to worker | [`Worker::peer`], [`Worker::broadcast`], [`Worker::recv_from`] |
 //! | follow what happens to the workers | [`Event`], [`Exit`], [`PrimaryHandle::workers`] |
 //! | know in which process the code runs | [`worker()`], [`is_worker`], [`is_primary`] |
@@ -108,7 +109,7 @@ pub use config::{Config, NoPrimary, Workers};
 pub use error::{Error, Result, exit_code};
 pub use exit::{Exit, ExitReason, ExitStatus};
 pub use id::WorkerId;
-pub use ipc::{CallError, Fd, Message, NoMessages, Reply, SendError, TrySendError};
+pub use ipc::{Answers, CallError, Fd, Message, NoMessages, Replies, Reply, SendError, TrySendError};
 pub use listen::{
     Address, Dispatch, Listener, Load, Loads, Placement, Port, Readiness, Sticky, Stream, ToAddress, UdpSocket, listen,
     udp,
@@ -125,8 +126,8 @@ pub use worker::{CurrentWorker, Peer, Sender, Worker, worker};
 /// What the macros' expansions use; not for anybody else.
 #[doc(hidden)]
 pub mod __private {
-    pub use crate::field::{bytes, data, must_be_send, reply_tag};
-    pub use crate::ipc::{Fingerprint, ForwardedReply, Replies, ReplyTag};
+    pub use crate::field::{bytes, data, must_be_send, replies_tag, reply_tag};
+    pub use crate::ipc::{Fingerprint, ForwardedReply, Origin, ReplyTag};
     pub use serde;
 }
 

@@ -19,6 +19,7 @@ use super::fd::{Fds, Parcel};
 use super::frame::{Deframer, Part, Violation, WINDOW};
 use super::reply::Answer;
 use super::shared::{Core, Order};
+use super::stream::End;
 use super::suspend::Carried;
 use crate::os::{self, Received};
 
@@ -300,7 +301,11 @@ impl Arriving<'_> {
                 self.core.deliver_single(message);
             }
             Part::Reply { tag, payload, parcel } => self.core.resolve(tag, Answer::Value(payload, parcel)),
-            Part::Unanswered { tag } => self.core.resolve(tag, Answer::Unanswered),
+            Part::Unanswered { tag } => {
+                self.core.resolve(tag, Answer::Unanswered);
+                self.core.conclude(tag, End::Unanswered);
+            }
+            Part::Stream { tag, word } => self.core.hear(tag, word)?,
             Part::Credit(bytes) => self.core.regain(bytes)?,
         }
         Ok(())

@@ -2,6 +2,8 @@
 
 use thiserror::Error;
 
+use super::frame::TooLarge;
+
 /// Why a message was not sent. Nothing of it was, whatever the reason.
 #[derive(Clone, Debug, PartialEq, Eq, Error)]
 #[non_exhaustive]
@@ -30,6 +32,12 @@ pub enum SendError {
     ForwardedReply,
 }
 
+impl From<TooLarge> for SendError {
+    fn from(TooLarge { size, limit }: TooLarge) -> Self {
+        Self::TooLarge { size, limit }
+    }
+}
+
 /// Why a message was not sent without waiting.
 #[derive(Clone, Debug, PartialEq, Eq, Error)]
 #[non_exhaustive]
@@ -46,7 +54,7 @@ pub enum TrySendError {
 #[derive(Clone, Debug, PartialEq, Eq, Error)]
 #[non_exhaustive]
 pub enum CallError {
-    /// The receiver dropped the [`Reply`](crate::Reply) without answering: it chose not to, or its task failed. Or it
+    /// The receiver dropped the [`Reply`](crate::Reply) without answering, or the [`Replies`](crate::Replies) without finishing: it chose not to, or its task failed. Or it
     /// answered and the answer could not go out: too large, not to be encoded, or behind more answers to this process
     /// than are kept for it (see [`Reply::send`](crate::Reply::send); the log of the other process says which). The
     /// other process lives; asking again may help.

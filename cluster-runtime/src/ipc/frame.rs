@@ -12,11 +12,19 @@
 //! | 6 last piece | its last bytes: now it counts as if it had come as one | of the whole, at most half a window |
 //! | 7 message with descriptors | payload, how many: u8 | as a message, and 16 KiB for each |
 //! | 8 reply with descriptors | tag: u64, payload, how many: u8 | none |
+//! | 9 taken | tag: u64 | none |
+//! | 10 item | tag: u64, payload | of its stream's window, as a message without the tag |
+//! | 11 item with descriptors | tag: u64, payload, how many: u8 | likewise |
+//! | 12 end | tag: u64 | none |
+//! | 13 more | tag: u64, bytes: u32 | none |
+//! | 14 cancel | tag: u64 | none |
 //!
 //! The descriptors of a frame come with its first byte, those of a large one with that of its last piece.
 //!
-//! No frame is longer than a [`PIECE`], so that none keeps others waiting for long. What is larger, kind and body of a message
-//! or a reply, travels in pieces, one large frame after the other, and any frames between its pieces.
+//! No frame is longer than a [`PIECE`], so that none keeps others waiting for long. What is larger, kind and body of a message,
+//! a reply or an item, travels in pieces, one large frame after the other, and any frames between its pieces.
+//!
+//! What 9 to 14 mean is said in [`stream`](super::stream).
 
 use std::collections::VecDeque;
 use std::fmt;
@@ -29,13 +37,19 @@ use bytes::{Buf, BufMut, Bytes, BytesMut};
 use super::fd::{Fds, Parcel};
 
 /// Part of every fingerprint; to be counted up when the layout changes.
-pub(super) const PROTOCOL: &str = "frames-2";
+pub(super) const PROTOCOL: &str = "frames-3";
 
 /// The most bytes of kind and body in one frame.
 pub(super) const PIECE: usize = 128 << 10;
 
 /// How many bytes of messages one side may have sent that the other side's user has not taken yet.
 pub(super) const WINDOW: usize = 1 << 20;
+
+/// How many bytes of items of one stream may be on their way that the asking user has not taken yet.
+pub(super) const STREAM_WINDOW: usize = 256 << 10;
+
+/// Room in a stream's window is given back in lots of at least this size.
+pub(super) const STREAM_LOT: usize = STREAM_WINDOW / 4;
 
 const MESSAGE: u8 = 1;
 const REPLY: u8 = 2;
@@ -45,6 +59,12 @@ const PART: u8 = 5;
 const LAST_PART: u8 = 6;
 const MESSAGE_WITH: u8 = 7;
 const REPLY_WITH: u8 = 8;
+const TAKEN: u8 = 9;
+const ITEM: u8 = 10;
+const ITEM_WITH: u8 = 11;
+const END: u8 = 12;
+const MORE: u8 = 13;
+const CANCEL: u8 = 14;
 
 const LENGTH: usize = 4;
 const HEADER: usize = LENGTH + 1;
@@ -59,9 +79,40 @@ fn cost(bytes: usize, fds: usize) -> usize {
     (LENGTH + bytes).min(WINDOW / 2) + fds * (WINDOW / 64)
 }
 
+/// What an item spends of its stream's window that would cost so much as a message: the same, but one of any size fits, also
+/// while less than a lot has not been given back.
+pub(super) fn item_cost(cost: usize) -> usize {
+    cost.min(STREAM_WINDOW - STREAM_LOT)
+}
+
 pub(super) fn unanswered(tag: u64) -> [u8; HEADER + TAG] {
+    about(tag, UNANSWERED)
+}
+
+pub(super) fn taken(tag: u64) -> [u8; HEADER + TAG] {
+    about(tag, TAKEN)
+}
+
+pub(super) fn end(tag: u64) -> [u8; HEADER + TAG] {
+    about(tag, END)
+}
+
+pub(super) fn cancel(tag: u64) -> [u8; HEADER + TAG] {
+    about(tag, CANCEL)
+}
+
+pub(super) fn more(tag: u64, bytes: u32) -> [u8; HEADER + TAG + 4] {
+    let mut frame = [0; HEADER + TAG + 4];
+    frame[..HEADER].copy_from_slice(&header(MORE, TAG + 4));
+    frame[HEADER..HEADER + TAG].copy_from_slice(&tag.to_le_bytes());
+    frame[HEADER + TAG..].copy_from_slice(&bytes.to_le_bytes());
+    frame
+}
+
+/// A frame that says one thing of one request.
+fn about(tag: u64, kind: u8) -> [u8; HEADER + TAG] {
     let mut frame = [0; HEADER + TAG];
-    frame[..HEADER].copy_from_slice(&header(UNANSWERED, TAG));
+    frame[..HEADER].copy_from_slice(&header(kind, TAG));
     frame[HEADER..].copy_from_slice(&tag.to_le_bytes());
     frame
 }
@@ -107,6 +158,26 @@ impl Frame<'_> {
             Self::Large(large) => large.cost,
         }
     }
+
+    /// What it costs if it is an item.
+    #[inline]
+    pub(super) fn item_cost(&self) -> usize {
+        item_cost(self.cost() - TAG)
+    }
+
+    pub(super) fn is_in_pieces(&self) -> bool {
+        matches!(self, Self::Large(large) if large.is_in_pieces())
+    }
+
+    /// As if it were large; one that is small is its only piece.
+    pub(super) fn to_large(&self) -> Large {
+        let pieces = match self {
+            Self::Small(buffer, size) => Bytes::copy_from_slice(&buffer[..*size]),
+            Self::Whole(frame) => Bytes::copy_from_slice(frame),
+            Self::Large(large) => return large.clone(),
+        };
+        Large { pieces, cost: self.cost(), fds: Fds::new() }
+    }
 }
 
 impl Large {
@@ -117,6 +188,11 @@ impl Large {
     /// Whether it is a large frame, and not one with descriptors alone.
     pub(super) fn is_in_pieces(&self) -> bool {
         matches!(self.pieces.get(LENGTH), Some(&(PART | LAST_PART)))
+    }
+
+    /// Whether it carries descriptors.
+    pub(super) fn has_fds(&self) -> bool {
+        !self.fds.is_empty()
     }
 
     /// The frame at the front of a stream of them, with descriptors that it was to have.
@@ -165,8 +241,16 @@ impl<'a> FrameBuf<'a> {
     }
 
     pub(super) fn reply(tag: u64, limit: usize, spare: Option<&'a Spare>) -> Self {
+        Self::tagged(REPLY, tag, limit, spare)
+    }
+
+    pub(super) fn item(tag: u64, limit: usize, spare: Option<&'a Spare>) -> Self {
+        Self::tagged(ITEM, tag, limit, spare)
+    }
+
+    fn tagged(kind: u8, tag: u64, limit: usize, spare: Option<&'a Spare>) -> Self {
         let mut frame = Self { size: 1, head: 1 + TAG, limit, heap: Vec::new(), spare, stack: [0; ON_STACK] };
-        frame.stack[LENGTH] = REPLY;
+        frame.stack[LENGTH] = kind;
         frame.put(&tag.to_le_bytes());
         frame
     }
@@ -194,7 +278,11 @@ impl<'a> FrameBuf<'a> {
 
     /// The frame with these descriptors.
     pub(super) fn finish_with(&mut self, fds: Fds) -> Result<Frame<'_>, TooLarge> {
-        let kind = if self.head == 1 { MESSAGE_WITH } else { REPLY_WITH };
+        let kind = match self.stack[LENGTH] {
+            MESSAGE => MESSAGE_WITH,
+            ITEM => ITEM_WITH,
+            _ => REPLY_WITH,
+        };
         let count = fds.len();
         self.put(&[count as u8]);
         self.stack[LENGTH] = kind;
@@ -299,6 +387,45 @@ pub(super) enum Part {
         tag: u64,
     },
     Credit(u32),
+    /// What concerns one stream.
+    Stream {
+        tag: u64,
+        word: Word,
+    },
+}
+
+/// What one end of a stream says to the other.
+#[derive(Debug)]
+#[cfg_attr(test, derive(PartialEq, Eq))]
+pub(super) enum Word {
+    /// The request is with the one who answers.
+    Taken,
+    Item(Item),
+    /// Regular: there are no more items.
+    End,
+    /// Room for so many bytes of further items.
+    More(u32),
+    /// Nobody wants the rest.
+    Cancel,
+}
+
+/// From here on an item is kept as if it were a message.
+#[derive(Debug)]
+#[cfg_attr(test, derive(PartialEq, Eq))]
+pub(super) enum Item {
+    /// In the bytes that it came in, with a header in place of the tag.
+    Whole(Bytes),
+    /// What stands in place of its kind is not looked at.
+    Single(Single),
+}
+
+impl Item {
+    pub(super) fn cost(&self) -> usize {
+        item_cost(match self {
+            Self::Whole(frame) => frame.len(),
+            Self::Single(message) => message.cost(),
+        })
+    }
 }
 
 /// A message that came in pieces, or with descriptors.
@@ -476,8 +603,12 @@ impl Deframer {
     }
 
     fn take_frame(&mut self, head: Head) -> Result<Part, Violation> {
-        let mut body = self.buffer.split_to(head.size).freeze();
-        if let REPLY | REPLY_WITH | MESSAGE_WITH = head.kind {
+        let frame = self.buffer.split_to(head.size);
+        if head.kind == ITEM {
+            return Ok(whole_item(frame));
+        }
+        let mut body = frame.freeze();
+        if let REPLY | REPLY_WITH | MESSAGE_WITH | ITEM_WITH = head.kind {
             body.advance(LENGTH);
             return self.whole_frame(compact(body));
         }
@@ -485,6 +616,10 @@ impl Deframer {
         Ok(match head.kind {
             UNANSWERED => Part::Unanswered { tag: body.get_u64_le() },
             CREDIT => Part::Credit(body.get_u32_le()),
+            TAKEN => Part::Stream { tag: body.get_u64_le(), word: Word::Taken },
+            END => Part::Stream { tag: body.get_u64_le(), word: Word::End },
+            MORE => Part::Stream { tag: body.get_u64_le(), word: Word::More(body.get_u32_le()) },
+            CANCEL => Part::Stream { tag: body.get_u64_le(), word: Word::Cancel },
             kind => return Err(unknown(kind)),
         })
     }
@@ -525,7 +660,7 @@ impl Deframer {
     fn whole_frame(&mut self, mut whole: Bytes) -> Result<Part, Violation> {
         let kind = whole[0];
         let parcel = match kind {
-            MESSAGE_WITH | REPLY_WITH => Some(self.claim(whole[whole.len() - 1].into())?),
+            MESSAGE_WITH | REPLY_WITH | ITEM_WITH => Some(self.claim(whole[whole.len() - 1].into())?),
             _ => None,
         };
         match kind {
@@ -536,6 +671,11 @@ impl Deframer {
                 whole.truncate(whole.len() - usize::from(parcel.is_some()));
                 Ok(Part::Reply { tag, payload: whole, parcel })
             }
+            ITEM | ITEM_WITH => {
+                let tag = (&whole[1..]).get_u64_le();
+                whole.advance(TAG);
+                Ok(Part::Stream { tag, word: Word::Item(Item::Single(Single { whole, parcel })) })
+            }
             kind => Err(format!("a frame of kind {kind} in pieces")),
         }
     }
@@ -544,6 +684,14 @@ impl Deframer {
         let parcel = self.parcels.pop_front().filter(|parcel| count > 0 && parcel.is_of(count));
         parcel.ok_or_else(|| format!("a frame that says to come with {count} descriptors, and does not"))
     }
+}
+
+fn whole_item(mut frame: BytesMut) -> Part {
+    let tag = (&frame[HEADER..]).get_u64_le();
+    frame.advance(TAG);
+    let payload = frame.len() - HEADER;
+    frame[..HEADER].copy_from_slice(&header(MESSAGE, payload));
+    Part::Stream { tag, word: Word::Item(Item::Whole(frame.freeze())) }
 }
 
 /// What a piece has become.
@@ -619,9 +767,10 @@ fn check_length(kind: u8, length: usize) -> Result<(), Violation> {
         MESSAGE => true,
         PART | LAST_PART => length > 1,
         MESSAGE_WITH => length > 1,
-        REPLY => length > TAG,
-        REPLY_WITH => length > TAG + 1,
-        UNANSWERED => length == 1 + TAG,
+        REPLY | ITEM => length > TAG,
+        REPLY_WITH | ITEM_WITH => length > TAG + 1,
+        UNANSWERED | TAKEN | END | CANCEL => length == 1 + TAG,
+        MORE => length == 1 + TAG + 4,
         CREDIT => length == 1 + 4,
         kind => return Err(unknown(kind)),
     };

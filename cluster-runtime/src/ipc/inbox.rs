@@ -1,6 +1,7 @@
 //! The incoming half of a lane's shared state: messages that nobody has taken yet.
 
 use std::collections::VecDeque;
+use std::mem;
 
 use bytes::{Buf, Bytes, BytesMut};
 
@@ -41,8 +42,71 @@ pub(super) const SMALL: usize = 128;
 pub(super) enum Payload {
     /// So many bytes, in the buffer of whoever took it.
     Small(usize),
+    /// Boxed, so that the usual one fits into registers.
+    Apart(Box<Apart>),
+}
+
+pub(super) enum Apart {
     Shared(Bytes),
     Single(Single),
+}
+
+impl Apart {
+    /// The payload, and what came along.
+    pub(super) fn open(self) -> (Bytes, Option<Parcel>) {
+        match self {
+            Self::Shared(payload) => (payload, None),
+            Self::Single(message) => message.open(),
+        }
+    }
+}
+
+/// Messages that were taken together, by somebody who takes all that a lane receives: one lock for many.
+#[derive(Default)]
+pub(crate) struct Batch {
+    run: Bytes,
+    /// How much of it was handed out.
+    at: usize,
+}
+
+impl Batch {
+    /// The payload of the next message.
+    #[inline(always)]
+    pub(super) fn next(&mut self) -> Option<&[u8]> {
+        let (payload, size) = frame::first_message(&self.run[self.at..])?;
+        self.at += size;
+        Some(payload)
+    }
+}
+
+impl Inbox {
+    /// Exchanges a batch that is used up for the next messages in a row; `false` if the next one is none of a row.
+    pub(super) fn refill(&mut self, batch: &mut Batch) -> bool {
+        self.taken += batch.at;
+        *batch = Batch { run: self.queue.take_run(), at: 0 };
+        !batch.run.is_empty()
+    }
+
+    /// Takes back what is left of a batch.
+    pub(super) fn put_back(&mut self, batch: &mut Batch) {
+        let Batch { run, at } = mem::take(batch);
+        self.taken += at;
+        self.queue.put_back(run.slice(at..));
+    }
+
+    /// The next message, a small one in the buffer.
+    #[inline]
+    pub(super) fn take(&mut self, small: &mut [u8; SMALL]) -> Option<Payload> {
+        let (payload, cost) = self.queue.take(small)?;
+        self.taken += cost;
+        Some(payload)
+    }
+}
+
+impl From<Apart> for Payload {
+    fn from(apart: Apart) -> Self {
+        Self::Apart(Box::new(apart))
+    }
 }
 
 impl MessageQueue {
@@ -61,7 +125,7 @@ impl MessageQueue {
     }
 
     /// The payload of the next message, and what the message had cost.
-    #[inline]
+    #[inline(always)]
     pub(super) fn take(&mut self, small: &mut [u8; SMALL]) -> Option<(Payload, usize)> {
         loop {
             if let Some((payload, size)) = frame::first_message(&self.current) {
@@ -77,7 +141,7 @@ impl MessageQueue {
                         place.copy_from_slice(payload);
                         Payload::Small(length)
                     }
-                    (_, None) => Payload::Shared(self.current.slice(start..size)),
+                    (_, None) => Apart::Shared(self.current.slice(start..size)).into(),
                 };
                 self.current.advance(size);
                 if self.current.is_empty() {
@@ -90,9 +154,31 @@ impl MessageQueue {
                 Waiting::Run(run) => self.current = run,
                 Waiting::Single(message) => {
                     let cost = message.cost();
-                    return Some((Payload::Single(message), cost));
+                    return Some((Apart::Single(message).into(), cost));
                 }
             }
+        }
+    }
+
+    /// The next messages in a row; none if the next one is none of a row.
+    fn take_run(&mut self) -> Bytes {
+        if self.current.is_empty() {
+            if self.waiting.is_empty() {
+                self.seal_tail();
+            }
+            if let Some(Waiting::Run(run)) = self.waiting.front_mut() {
+                let run = mem::take(run);
+                self.waiting.pop_front();
+                return run;
+            }
+        }
+        mem::take(&mut self.current)
+    }
+
+    fn put_back(&mut self, run: Bytes) {
+        let current = mem::replace(&mut self.current, run);
+        if !current.is_empty() {
+            self.waiting.push_front(Waiting::Run(current));
         }
     }
 
@@ -110,7 +196,7 @@ impl MessageQueue {
                     cost += message.cost();
                     self.push_single(message);
                 }
-                Part::Reply { .. } | Part::Unanswered { .. } | Part::Credit(_) => {
+                Part::Reply { .. } | Part::Unanswered { .. } | Part::Credit(_) | Part::Stream { .. } => {
                     return Err("not a stream of messages".to_owned());
                 }
             }

@@ -6,13 +6,14 @@ use std::fmt;
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
-use super::reply::{ForwardedReply, Replies};
+use super::reply::{ForwardedReply, Origin};
 use super::{codec, frame};
 
 /// A type that can be sent between the primary and its workers. Derive it; do not implement it by hand.
 ///
 /// Usually an enum: its variants are the protocol between two processes, and the compiler checks both ends. Every field
-/// must be serde's `Serialize` and `Deserialize`, or a [`Reply<T>`](crate::Reply), which makes the variant a request.
+/// must be serde's `Serialize` and `Deserialize`, or a [`Reply<T>`](crate::Reply), which makes the variant a request, or a
+/// [`Replies<T>`](crate::Replies), which makes it a request for a stream of answers.
 /// The encoding is not self-describing: types that need that (`#[serde(untagged)]`, `#[serde(flatten)]`,
 /// `serde_json::Value`) cannot be decoded at the other end.
 ///
@@ -52,7 +53,7 @@ pub trait Message: Sized + Send + 'static {
 
     /// Replaces every tag by a reply handle on the lane that the message came from.
     #[doc(hidden)]
-    fn from_wire(wire: Self::Wire, replies: &Replies) -> Self;
+    fn from_wire(wire: Self::Wire, origin: &Origin) -> Self;
 }
 
 /// The message type of a program that sends none: there is no value of it.
@@ -78,7 +79,7 @@ impl Message for NoMessages {
         match self {}
     }
 
-    fn from_wire(wire: Self, _: &Replies) -> Self {
+    fn from_wire(wire: Self, _: &Origin) -> Self {
         match wire {}
     }
 }

@@ -3,7 +3,7 @@
 //! A [`Lane`] is a cheap handle. What it sends is encoded at once into one output buffer; what arrives stays encoded in
 //! one inbox until somebody takes it. Between buffer and socket works the [driver](driver), one future per lane that the
 //! owner of the lane spawns. [`shared`] is what handles and driver share (its halves: [`outbox`], [`inbox`]), [`frame`] the layout of the bytes (pure),
-//! [`codec`] the only place that names the codec, [`depth`] what bounds it, [`suspend`] how a lane is taken apart and goes on in another program, [`reply`] the two ends of a question, [`message`] what the derive
+//! [`codec`] the only place that names the codec, [`depth`] what bounds it, [`suspend`] how a lane is taken apart and goes on in another program, [`reply`] the two ends of a question, [`replies`] those of a stream and [`stream`] what they share, [`message`] what the derive
 //! macro implements.
 //!
 //! Bounds. Each direction has a window of [`WINDOW`](frame::WINDOW) bytes: a message spends its size, and gets it back
@@ -11,8 +11,10 @@
 //! Answers spend nothing and need no room. While a peer leaves more than a window of answers unread, its messages are not
 //! handed out; while it leaves more than four, a further answer to what was handed out before shrinks to `unanswered`.
 //!
+//! Items of streams count as answers, and have windows of their own: see [`stream`].
+//!
 //! So, whatever a peer does, a lane holds at most: to send, a window or two of the largest frames, four windows and one
-//! largest frame of answers, and 13 bytes for each other request that was taken; received, a window or two of the
+//! largest frame of answers, 13 bytes for each other request that was taken and 26 for each that was one for a stream; received, a window or two of the
 //! largest frames, one that is arriving, and the answer to each question of this side. What a message becomes when
 //! decoded is bounded in depth and number by [`depth`].
 //!
@@ -28,17 +30,22 @@ mod frame;
 mod inbox;
 mod message;
 mod outbox;
+mod replies;
 mod reply;
 mod shared;
+mod stream;
 mod suspend;
 #[cfg(test)]
 mod tests;
 
 use std::any::type_name;
 use std::fmt;
+use std::future::poll_fn;
 use std::marker::PhantomData;
 use std::os::unix::net::UnixStream;
+use std::pin::Pin;
 use std::sync::Arc;
+use std::task::{Poll, ready};
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -50,12 +57,14 @@ use tokio::time::error::Elapsed;
 pub use self::error::{CallError, SendError, TrySendError};
 pub use self::fd::Fd;
 pub use self::message::{Fingerprint, Message, NoMessages};
-pub use self::reply::{ForwardedReply, Replies, Reply, ReplyTag};
+pub use self::replies::{Answers, Replies};
+pub use self::reply::{ForwardedReply, Origin, Reply, ReplyTag};
 pub(crate) use self::suspend::Suspended;
 
 use self::fd::Packing;
 use self::frame::{Frame, FrameBuf, Large, Spare};
-use self::inbox::{Payload, SMALL};
+pub(crate) use self::inbox::Batch;
+use self::inbox::{Apart, Payload, SMALL};
 use self::shared::{Core, NotQueued, Taken};
 
 /// One side of the messages lane between two processes: sends `Out`, receives `In`.
@@ -65,7 +74,7 @@ use self::shared::{Core, NotQueued, Taken};
 /// peer, not by dropping handles.
 pub(crate) struct Lane<Out, In> {
     /// The state of the lane, in the form that a decoded message wants it.
-    replies: Replies,
+    origin: Origin,
     types: PhantomData<fn(Out) -> In>,
 }
 
@@ -123,7 +132,7 @@ impl<Out: Message, In: Message> Lane<Out, In> {
     /// `arrivals` is told by `notify_waiters` whenever something new can be received, or never can be again. Many lanes
     /// may share one: make the `notified()` future, look at every lane, then wait for the future.
     pub(crate) fn new(limit: usize, arrivals: Arc<Notify>) -> Self {
-        Self { replies: Replies::new(Arc::new(Core::new(limit, arrivals))), types: PhantomData }
+        Self { origin: Origin::new(Arc::new(Core::new(limit, arrivals))), types: PhantomData }
     }
 
     /// Attaches the lane to its socket. The future moves the bytes until the lane has ended and says why; it is to be
@@ -139,15 +148,28 @@ impl<Out: Message, In: Message> Lane<Out, In> {
     ///
     /// Cancel safety: if the future is dropped while it waits, the message was not sent.
     #[inline]
-    pub(crate) async fn send(&self, message: Out) -> Result<(), SendError> {
-        if self.core().is_step() {
-            coop::consume_budget().await;
-        }
-        let Err(refusal) = self.offer(message, Encoded::of) else { return Ok(()) };
-        match *refusal {
-            Refusal::NoRoom(encoded) => self.send_encoded(&encoded).await,
-            Refusal::Failed(error) => Err(error),
-        }
+    pub(crate) fn send(&self, message: Out) -> impl Future<Output = Result<(), SendError>> + Send {
+        // Not an `async fn`: that would move the message once more.
+        let mut message = Some(message);
+        let mut waiting: Option<Pin<Box<dyn Future<Output = _> + Send>>> = None;
+        poll_fn(move |cx| {
+            if let Some(waiting) = &mut waiting {
+                return waiting.as_mut().poll(cx);
+            }
+            if self.core().is_step() {
+                ready!(coop::poll_proceed(cx)).made_progress();
+            }
+            let message = message.take().expect("a future is not polled after it has completed");
+            let Err(refusal) = self.offer(message, Encoded::of) else { return Poll::Ready(Ok(())) };
+            match *refusal {
+                Refusal::NoRoom(encoded) => waiting.insert(Box::pin(self.send_when_room(encoded))).as_mut().poll(cx),
+                Refusal::Failed(error) => Poll::Ready(Err(error)),
+            }
+        })
+    }
+
+    async fn send_when_room(&self, message: Encoded) -> Result<(), SendError> {
+        self.send_encoded(&message).await
     }
 
     /// Queues a message if there is room for it now.
@@ -193,6 +215,19 @@ impl<Out: Message, In: Message> Lane<Out, In> {
         question.answer().await
     }
 
+    /// Asks for a stream: `make` puts the handle of the answering end into a message, and the message is sent.
+    ///
+    /// Cancel safety: if the future is dropped while it waits, the message was not sent.
+    pub(crate) async fn stream<T, F>(&self, make: F) -> Result<Answers<T>, SendError>
+    where
+        T: Serialize + serde::de::DeserializeOwned + Send + 'static,
+        F: FnOnce(Replies<T>) -> Out,
+    {
+        let (answers, replies) = replies::ask(self.core());
+        self.send(make(replies)).await?;
+        Ok(answers.asked())
+    }
+
     /// The next message, or `None` once the lane has ended and everything that had arrived was taken.
     ///
     /// Several tasks may receive from one lane; each message goes to one of them.
@@ -225,11 +260,7 @@ impl<Out: Message, In: Message> Lane<Out, In> {
         // User code runs from here on; no lock is held.
         match self.core().take(&mut small) {
             Taken::Message(Payload::Small(size)) => self.decode(&small[..size]),
-            Taken::Message(Payload::Shared(payload)) => self.decode(&payload),
-            Taken::Message(Payload::Single(message)) => match message.open() {
-                (payload, None) => self.decode(&payload),
-                (payload, Some(parcel)) => fd::unpack(parcel, || self.decode(&payload)),
-            },
+            Taken::Message(Payload::Apart(apart)) => self.open(*apart),
             Taken::Empty => Received::Empty,
             Taken::Ended => Received::Ended,
         }
@@ -276,7 +307,7 @@ impl<Out: Message, In: Message> Lane<Out, In> {
     /// When this is not the state of a lane; the text says why.
     pub(crate) fn resume(suspended: Suspended, arrivals: Arc<Notify>) -> Result<Self, String> {
         let core = Core::resume(suspended, arrivals)?;
-        Ok(Self { replies: Replies::new(Arc::new(core)), types: PhantomData })
+        Ok(Self { origin: Origin::new(Arc::new(core)), types: PhantomData })
     }
 
     /// Whether a send can still succeed.
@@ -297,10 +328,44 @@ impl<Out: Message, In: Message> Lane<Out, In> {
         self.core().is_drained()
     }
 
+    /// [`try_recv`](Self::try_recv) for somebody who takes all messages of this lane, and keeps the batch between two calls.
+    #[inline(always)]
+    pub(crate) fn try_recv_in_batches(&self, batch: &mut Batch) -> Received<In> {
+        let core = self.core();
+        if core.is_congested() {
+            return Received::Empty;
+        }
+        let Some(payload) = batch.next() else { return self.recv_beyond(batch) };
+        let received = self.decode(payload);
+        if let Received::Ended = received {
+            // Nothing is looked at behind what could not be decoded.
+            *batch = Batch::default();
+        }
+        received
+    }
+
+    #[inline(never)]
+    fn recv_beyond(&self, batch: &mut Batch) -> Received<In> {
+        if self.core().refill(batch) { self.try_recv_in_batches(batch) } else { self.try_recv() }
+    }
+
+    /// Gives back what is left of a batch, before others take messages or the lane is suspended.
+    pub(crate) fn put_back(&self, batch: &mut Batch) {
+        self.core().put_back(batch);
+    }
+
+    #[inline(never)]
+    fn open(&self, apart: Apart) -> Received<In> {
+        match apart.open() {
+            (payload, None) => self.decode(&payload),
+            (payload, Some(parcel)) => fd::unpack(parcel, || self.decode(&payload)),
+        }
+    }
+
     #[inline(always)]
     fn decode(&self, payload: &[u8]) -> Received<In> {
         match codec::decode::<In::Wire>(payload) {
-            Ok(wire) => Received::Message(In::from_wire(wire, &self.replies)),
+            Ok(wire) => Received::Message(In::from_wire(wire, &self.origin)),
             Err(malformed) => {
                 self.core().distrust(format!("a message of type {} cannot be decoded: {malformed}", In::NAME));
                 Received::Ended
@@ -320,13 +385,13 @@ impl<Out: Message, In: Message> Lane<Out, In> {
     }
 
     fn core(&self) -> &Arc<Core> {
-        self.replies.core()
+        self.origin.core()
     }
 }
 
 impl<Out, In> Clone for Lane<Out, In> {
     fn clone(&self) -> Self {
-        Self { replies: self.replies.clone(), types: PhantomData }
+        Self { origin: self.origin.clone(), types: PhantomData }
     }
 }
 
@@ -373,6 +438,6 @@ fn encode<M: Message, R, E: From<SendError>>(
     };
     match frame {
         Ok(frame) => done(frame),
-        Err(frame::TooLarge { size, limit }) => Err(SendError::TooLarge { size, limit }.into()),
+        Err(too_large) => Err(SendError::from(too_large).into()),
     }
 }

@@ -2,6 +2,7 @@
 
 use std::collections::{HashSet, VecDeque};
 use std::mem;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::task::Waker;
 
 use bytes::Bytes;
@@ -19,8 +20,11 @@ pub(super) struct Outbox {
     queue: Vec<u8>,
     /// Before the queue: frames with descriptors, each with what was queued before it.
     sealed: VecDeque<Sealed>,
-    /// Frames in pieces, which the driver fetches one by one beside the queue.
+    /// Frames in pieces, which the driver fetches one by one beside the queue; and what must not overtake them.
     large: VecDeque<Outgoing>,
+    /// How many ever were among the large frames, and how many have left.
+    total_large: u64,
+    left_large: u64,
     answers: Answers,
     /// What the messages have cost for which no credit came back yet.
     pub(super) spent: usize,
@@ -94,6 +98,8 @@ impl Default for Outbox {
             queue: Vec::new(),
             sealed: VecDeque::new(),
             large: VecDeque::new(),
+            total_large: 0,
+            left_large: 0,
             answers: Answers::default(),
             spent: 0,
             room: WINDOW,
@@ -141,6 +147,24 @@ impl Outbox {
         self.push(frame, true);
     }
 
+    /// Queues what is said in a stream, behind all that was said there before: that is as far as the large frame `behind`.
+    pub(super) fn push_in_order(&mut self, frame: &Frame<'_>, behind: &AtomicU64) {
+        let waits = behind.load(Ordering::Relaxed) > self.left_large;
+        if !waits && !frame.is_in_pieces() {
+            return self.push_answer(frame);
+        }
+        let frame = frame.to_large();
+        self.answers.apart += frame.len();
+        self.total_queued += frame.len() as u64;
+        self.push_large(Outgoing { frame, is_answer: true });
+        behind.store(self.total_large, Ordering::Relaxed);
+    }
+
+    /// Queues what the other end of a stream is told.
+    pub(super) fn push_word(&mut self, word: &[u8]) {
+        self.push(&Frame::Whole(word), false);
+    }
+
     pub(super) fn push_credit(&mut self) -> usize {
         let owed = mem::take(&mut self.owed);
         if owed > 0 {
@@ -168,6 +192,9 @@ impl Outbox {
         let piece = self.next_piece(&mut frame);
         if frame.frame.len() > 0 {
             self.large.push_front(frame);
+        } else {
+            self.left_large += 1;
+            self.move_up();
         }
         piece
     }
@@ -238,13 +265,41 @@ impl Outbox {
             Frame::Large(frame) => {
                 self.total_queued += frame.len() as u64;
                 let outgoing = Outgoing { frame: frame.clone(), is_answer };
-                if frame.is_in_pieces() { self.large.push_back(outgoing) } else { self.seal(outgoing) }
+                if frame.is_in_pieces() { self.push_large(outgoing) } else { self.seal(outgoing) }
             }
         }
     }
 }
 
 impl Outbox {
+    fn push_large(&mut self, frame: Outgoing) {
+        self.large.push_back(frame);
+        self.total_large += 1;
+    }
+
+    /// What was only to follow a large frame need not travel alone.
+    fn move_up(&mut self) {
+        while self.large.front().is_some_and(|next| !next.frame.is_in_pieces()) {
+            let Some(mut next) = self.large.pop_front() else { break };
+            self.left_large += 1;
+            if next.frame.has_fds() {
+                self.seal(next);
+                continue;
+            }
+            let (frame, _no_fds) = next.frame.next_piece();
+            if next.is_answer {
+                self.answers.apart -= frame.len();
+                self.answers.queued += frame.len();
+            }
+            self.queue.extend_from_slice(&frame);
+        }
+    }
+
+    #[cfg(test)]
+    pub(super) fn large_frames(&self) -> usize {
+        self.large.len()
+    }
+
     fn seal(&mut self, frame: Outgoing) {
         let answers_before = mem::take(&mut self.answers.queued);
         self.answers.apart += answers_before;

@@ -102,8 +102,12 @@ impl<T> fmt::Debug for Reply<T> {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub struct ReplyTag(u64);
 
-#[cfg(test)]
 impl ReplyTag {
+    pub(super) fn number(self) -> u64 {
+        self.0
+    }
+
+    #[cfg(test)]
     pub(super) fn test(tag: u64) -> Self {
         Self(tag)
     }
@@ -114,11 +118,11 @@ impl ReplyTag {
 #[error("a reply handle cannot be sent on to another process")]
 pub struct ForwardedReply;
 
-/// Makes the reply handles of messages that come from one lane.
+/// The lane that messages come from: makes the reply handles in them.
 #[derive(Clone)]
-pub struct Replies(Arc<Core>);
+pub struct Origin(Arc<Core>);
 
-impl Replies {
+impl Origin {
     pub(super) fn new(core: Arc<Core>) -> Self {
         Self(core)
     }
@@ -135,9 +139,9 @@ impl Replies {
     }
 }
 
-impl fmt::Debug for Replies {
+impl fmt::Debug for Origin {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Replies").finish_non_exhaustive()
+        f.debug_struct("Origin").finish_non_exhaustive()
     }
 }
 
@@ -203,9 +207,13 @@ pub(super) fn go_on_from(tag: u64) {
     NEXT.fetch_max(tag, Ordering::Relaxed);
 }
 
+pub(super) fn new_tag() -> ReplyTag {
+    ReplyTag(NEXT.fetch_add(1, Ordering::Relaxed))
+}
+
 /// Begins a question on a lane: its two ends.
 pub(super) fn ask<T>(core: &Arc<Core>) -> (Question<'_>, Reply<T>) {
-    let tag = ReplyTag(NEXT.fetch_add(1, Ordering::Relaxed));
+    let tag = new_tag();
     let answer = core.expect_answer(tag.0);
     (Question { core, tag, answer }, Reply { asker: Some(Asker::Here(Arc::clone(core), tag)), answer: PhantomData })
 }

@@ -1,4 +1,5 @@
-//! What the handles of a lane and its driver share: output, inbox, questions. Bytes only, no user types.
+//! What the handles of a lane and its driver share: output, inbox, questions; [`stream`](super::stream) has the streams. Bytes only,
+//! no user types.
 //!
 //! Three locks, never two at a time, and never held while user code runs or a task is woken.
 
@@ -8,14 +9,16 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::Waker;
 
 use bytes::Bytes;
+use tokio::sync::futures::Notified;
 use tokio::sync::{Notify, Semaphore, oneshot};
 
 use super::LaneEnd;
 use super::driver::Writing;
 use super::frame::{self, Frame, Single, Spare, Violation, WINDOW};
-use super::inbox::{Inbox, Payload, SMALL};
+use super::inbox::{Batch, Inbox, Payload, SMALL};
 use super::outbox::{DriverState, Outbox, Stage};
 use super::reply::{Answer, Questions};
+use super::stream::Streams;
 use super::suspend::Carried;
 
 /// Credit is returned in lots of this size.
@@ -34,6 +37,7 @@ pub(super) struct Core {
     pub(super) outbox: Mutex<Outbox>,
     pub(super) inbox: Mutex<Inbox>,
     questions: Mutex<Questions>,
+    pub(super) streams: Streams,
     /// The turns of those that wait for room: what comes back of the window while somebody waits. Closed when nothing can be sent
     /// any more.
     turns: Semaphore,
@@ -83,6 +87,7 @@ impl Core {
             outbox: Mutex::default(),
             inbox: Mutex::default(),
             questions: Mutex::default(),
+            streams: Streams::default(),
             congested: AtomicBool::new(false),
             arrivals,
             written: Notify::new(),
@@ -186,6 +191,11 @@ impl Core {
         }
         outbox.unanswered.remove(&tag);
         outbox.push_answer(frame);
+        self.announce_answer(outbox);
+    }
+
+    /// An answer was queued.
+    pub(super) fn announce_answer(&self, mut outbox: MutexGuard<'_, Outbox>) {
         if outbox.is_congested() {
             self.congested.store(true, Ordering::Release);
         }
@@ -209,6 +219,7 @@ impl Core {
 
     fn leave_open_stage(&self, stage: Stage) {
         self.close_turns();
+        self.stop_items();
         let mut outbox = lock(&self.outbox);
         if let (DriverState::Absent, Stage::PeerExited) = (&outbox.driver, &stage) {
             drop(outbox);
@@ -224,11 +235,16 @@ impl Core {
         wake(waker);
     }
 
+    /// Completes when the kernel has taken something, or the lane has ended, from this call on.
+    pub(super) fn written(&self) -> Notified<'_> {
+        self.written.notified()
+    }
+
     /// Waits until everything that is queued now is with the kernel, or the lane has ended.
     pub(super) async fn flushed(&self) {
         let target = lock(&self.outbox).total_queued;
         loop {
-            let progress = self.written.notified();
+            let progress = self.written();
             {
                 let outbox = lock(&self.outbox);
                 if outbox.total_written >= target || matches!(outbox.stage, Stage::Ended(_)) {
@@ -254,16 +270,39 @@ impl Core {
         if self.congested.load(Ordering::Acquire) && !inbox.ended {
             return Taken::Empty;
         }
-        let Some((payload, cost)) = inbox.queue.take(small) else {
+        let Some(payload) = inbox.take(small) else {
             return if inbox.ended { Taken::Ended } else { Taken::Empty };
         };
-        inbox.taken += cost;
+        self.return_credit(inbox);
+        Taken::Message(payload)
+    }
+
+    /// Fills a batch that is used up; `false` if there is nothing in a row now.
+    pub(super) fn refill(&self, batch: &mut Batch) -> bool {
+        let mut inbox = lock(&self.inbox);
+        let is_filled = inbox.refill(batch);
+        self.return_credit(inbox);
+        is_filled
+    }
+
+    pub(super) fn put_back(&self, batch: &mut Batch) {
+        let mut inbox = lock(&self.inbox);
+        inbox.put_back(batch);
+        self.return_credit(inbox);
+    }
+
+    #[inline]
+    pub(super) fn is_congested(&self) -> bool {
+        self.congested.load(Ordering::Acquire)
+    }
+
+    #[inline]
+    fn return_credit(&self, mut inbox: MutexGuard<'_, Inbox>) {
         let owed = if inbox.taken >= CREDIT_LOT { mem::take(&mut inbox.taken) } else { 0 };
         drop(inbox);
         if owed > 0 {
             self.owe(owed);
         }
-        Taken::Message(payload)
     }
 
     #[cfg(test)]
@@ -442,6 +481,7 @@ impl Core {
     /// Everybody who waits for something hears that it will not come.
     pub(super) fn tell_ended(&self, driver: Option<Waker>) {
         self.close_turns();
+        self.end_streams();
         let askers = mem::take(&mut *lock(&self.questions));
         drop(askers);
         lock(&self.inbox).ended = true;

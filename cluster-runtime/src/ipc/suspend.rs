@@ -25,6 +25,7 @@ use super::inbox::Inbox;
 use super::outbox::{DriverState, Outbox, Stage};
 use super::reply;
 use super::shared::{Core, lock, wake};
+use super::stream::Streams;
 use crate::os;
 
 /// A lane that was taken apart, as plain data.
@@ -51,6 +52,8 @@ pub(crate) struct Suspended {
     pub(super) spent: usize,
     /// The lowest tag that no question had yet. Lower ones may still be answered, though nobody waits for it any more.
     pub(super) next_call: u64,
+    /// Streams that nobody wants any more, to be cancelled as soon as anything is heard of them.
+    abandoned: Vec<u64>,
     pub(super) stage: Stage,
 }
 
@@ -177,7 +180,7 @@ impl Core {
     /// A lane that goes on.
     pub(super) fn resume(suspended: Suspended, arrivals: Arc<Notify>) -> Result<Self, Violation> {
         let Suspended { limit, incoming, parcels, begun, begun_parcels, unreturned, .. } = suspended;
-        let Suspended { outgoing, outgoing_fds, answers, spent, next_call, stage, .. } = suspended;
+        let Suspended { outgoing, outgoing_fds, answers, spent, next_call, abandoned, stage, .. } = suspended;
         let open = |kept: Vec<Kept>| kept.into_iter().map(Kept::into_parcel).collect::<Result<Vec<_>, _>>();
         let (parcels, begun_parcels) = (open(parcels)?, open(begun_parcels)?);
         let outgoing_fds = outgoing_fds.into_iter().map(|(at, kept)| (at, kept.owned.0)).collect();
@@ -198,6 +201,7 @@ impl Core {
         outbox.carried = Carried { begun, parcels: begun_parcels, unreturned };
         core.congested = AtomicBool::new(outbox.is_congested());
         core.outbox = Mutex::new(outbox);
+        core.streams = Streams::abandoned(abandoned);
         core.inbox = Mutex::new(inbox);
         Ok(core)
     }
@@ -249,6 +253,8 @@ impl Core {
             answers += word.len();
             outgoing.extend_from_slice(&word);
         }
+        let streams = self.leave_streams();
+        outgoing.extend(streams.heard.into_iter().flat_map(frame::cancel));
         let incoming = {
             let mut inbox = lock(&self.inbox);
             inbox.ended = true;
@@ -270,6 +276,7 @@ impl Core {
             answers,
             spent,
             next_call,
+            abandoned: streams.unheard,
             stage,
         }
     }

@@ -1,5 +1,5 @@
 //! Test messages and helpers. The tests themselves: [`frames`], [`shapes`] and [`values`] (pure), [`lanes`],
-//! [`calls`], [`fds`], [`hostile`], [`suspend`].
+//! [`calls`], [`streams`], [`fds`], [`hostile`], [`suspend`].
 
 mod calls;
 mod fds;
@@ -7,6 +7,7 @@ mod frames;
 mod hostile;
 mod lanes;
 mod shapes;
+mod streams;
 mod suspend;
 mod values;
 
@@ -28,6 +29,7 @@ enum Up {
     Text(String),
     Total(Reply<u64>),
     Echo { text: String, reply: Reply<String> },
+    Tail { of: u64, lines: Replies<String> },
 }
 
 #[derive(Serialize, Deserialize)]
@@ -36,6 +38,7 @@ enum UpWire {
     Text(String),
     Total(ReplyTag),
     Echo { text: String, reply: ReplyTag },
+    Tail { of: u64, lines: ReplyTag },
 }
 
 impl Message for Up {
@@ -53,15 +56,17 @@ impl Message for Up {
             Self::Text(text) => UpWire::Text(text),
             Self::Total(reply) => UpWire::Total(reply.into_tag()?),
             Self::Echo { text, reply } => UpWire::Echo { text, reply: reply.into_tag()? },
+            Self::Tail { of, lines } => UpWire::Tail { of, lines: lines.into_tag()? },
         })
     }
 
-    fn from_wire(wire: UpWire, replies: &Replies) -> Self {
+    fn from_wire(wire: UpWire, origin: &Origin) -> Self {
         match wire {
             UpWire::Count(number) => Self::Count(number),
             UpWire::Text(text) => Self::Text(text),
-            UpWire::Total(tag) => Self::Total(replies.reply(tag)),
-            UpWire::Echo { text, reply } => Self::Echo { text, reply: replies.reply(reply) },
+            UpWire::Total(tag) => Self::Total(origin.reply(tag)),
+            UpWire::Echo { text, reply } => Self::Echo { text, reply: origin.reply(reply) },
+            UpWire::Tail { of, lines } => Self::Tail { of, lines: origin.replies(lines) },
         }
     }
 }
@@ -72,6 +77,8 @@ enum Down {
     Count(u64),
     Unencodable,
     Panicking,
+    /// Encoded as a variant that there is not.
+    Wrong,
 }
 
 impl Serialize for Down {
@@ -80,6 +87,7 @@ impl Serialize for Down {
             Self::Count(number) => serializer.serialize_newtype_variant("Down", 0, "Count", number),
             Self::Unencodable => Err(serde::ser::Error::custom("not today")),
             Self::Panicking => panic!("while encoding"),
+            Self::Wrong => serializer.serialize_unit_variant("Down", 99, "Wrong"),
         }
     }
 }
@@ -97,7 +105,7 @@ impl Message for Down {
         Ok(self)
     }
 
-    fn from_wire(wire: Self, _: &Replies) -> Self {
+    fn from_wire(wire: Self, _: &Origin) -> Self {
         wire
     }
 }
@@ -124,7 +132,7 @@ impl Message for List {
         Ok(self)
     }
 
-    fn from_wire(wire: Self, _: &Replies) -> Self {
+    fn from_wire(wire: Self, _: &Origin) -> Self {
         wire
     }
 }
@@ -218,7 +226,7 @@ async fn comes_true(condition: impl Fn() -> bool) -> bool {
     false
 }
 
-fn poll_once<F: Future>(future: std::pin::Pin<&mut F>) -> Poll<F::Output> {
+fn poll_once<F: Future>(future: Pin<&mut F>) -> Poll<F::Output> {
     future.poll(&mut Context::from_waker(Waker::noop()))
 }
 

@@ -14,7 +14,10 @@ use super::event::Event;
 use super::function::Common;
 use super::order::{Order, OrderError, ReloadError, UpgradeError};
 use super::roster::{Roster, WorkerInfo};
-use crate::ipc::{CallError, Lane, Message, NoMessages, Received, Reply, SendError, Suspended, TrySendError, codec};
+use crate::ipc::{
+    Answers, Batch, CallError, Lane, Message, NoMessages, Received, Replies, Reply, SendError, Suspended, TrySendError,
+    codec,
+};
 use crate::{Error, Exit, WorkerId};
 
 /// The cluster as its primary function sees it: [events](Event) come out, and by [`PrimaryHandle`], to which it
@@ -229,6 +232,24 @@ impl<Up: Message, Down: Message> PrimaryHandle<Up, Down> {
         F: FnOnce(Reply<T>) -> Down,
     {
         self.lane(worker).ok_or(CallError::Gone)?.call(make).await
+    }
+
+    /// Sends one worker a request for a stream of answers and returns the end that they come out of; `make` puts the [`Replies`] into
+    /// the message.
+    ///
+    /// Events need not be taken meanwhile: answers pass the messages that wait.
+    ///
+    /// # Errors
+    /// Those of [`send`](Self::send). Whether the request is answered is known by [`Answers::next`].
+    ///
+    /// # Cancel safety
+    /// Cancel safe: dropped while it waits, nothing is sent.
+    pub async fn stream<T, F>(&self, worker: WorkerId, make: F) -> Result<Answers<T>, SendError>
+    where
+        T: serde::Serialize + serde::de::DeserializeOwned + Send + 'static,
+        F: FnOnce(Replies<T>) -> Down,
+    {
+        self.lane(worker).ok_or(SendError::Gone)?.stream(make).await
     }
 
     /// Gives every slot a worker of the program as it is on disk now, as HUP does; returns the number of the new generation once all
@@ -448,7 +469,10 @@ impl<Up: Message, Down: Message> Shared<Up, Down> {
         carried.to_come.take().or(carried.from_before.take())
     }
 
-    fn leave_intake(&self, intake: Box<Intake<Up, Down>>) {
+    fn leave_intake(&self, mut intake: Box<Intake<Up, Down>>) {
+        for Inlet { lane, batch, .. } in &mut intake.inlets {
+            lane.put_back(batch);
+        }
         *lock(&self.intake) = Some(intake);
         self.leave.is_done.store(true, Ordering::SeqCst);
         // One that is full wakes the shell as well.
@@ -569,6 +593,8 @@ enum Look<Up> {
 struct Inlet<Up, Down> {
     worker: WorkerId,
     lane: Lane<Down, Up>,
+    /// Messages that were taken from the lane together and are handed out one by one.
+    batch: Batch,
     /// Its process is gone, and everything that it said to the shell has been told; perhaps not all of its messages.
     exit: Option<Exit>,
 }
@@ -618,7 +644,7 @@ impl<Up: Message, Down: Message> Intake<Up, Down> {
             match self.shared.next_news()? {
                 News::Event(event) => return Some(event),
                 News::Online(worker, lane) => {
-                    self.inlets.push(Inlet { worker, lane, exit: None });
+                    self.inlets.push(Inlet { worker, lane, batch: Batch::default(), exit: None });
                     return Some(Event::Online(worker));
                 }
                 News::Exited(worker, exit) => {
@@ -650,8 +676,8 @@ impl<Up: Message, Down: Message> Intake<Up, Down> {
             if self.turn >= self.inlets.len() {
                 self.turn = 0;
             }
-            let Inlet { worker, ref lane, exit } = self.inlets[self.turn];
-            match (lane.try_recv(), exit) {
+            let Inlet { worker, ref lane, ref mut batch, exit } = self.inlets[self.turn];
+            match (lane.try_recv_in_batches(batch), exit) {
                 (Received::Empty, _) | (Received::Ended, None) => self.next_turn(),
                 (Received::Message(message), _) => {
                     self.taken += 1;

@@ -37,7 +37,7 @@ use crate::boot::Inheritance;
 use crate::config::Settings;
 use crate::control::{Control, FromWorker, Schema, ToWorker};
 use crate::error::exit_code;
-use crate::ipc::{CallError, Lane, LaneEnd, Message, NoMessages, Reply, SendError, TrySendError};
+use crate::ipc::{Answers, CallError, Lane, LaneEnd, Message, NoMessages, Replies, Reply, SendError, TrySendError};
 use crate::listen::exchange::Exchange;
 use crate::listen::mailbox::Mailboxes;
 use crate::listen::reception::{Reception, Seat};
@@ -277,6 +277,35 @@ impl<Up: Message, Down: Message> Worker<Up, Down> {
         F: FnOnce(Reply<T>) -> Up,
     {
         self.lane.call(make).await
+    }
+
+    /// Sends a request for a stream of answers and returns the end that they come out of; `make` puts the [`Replies`] into the
+    /// message.
+    ///
+    /// ```no_run
+    /// # use cluster::{Message, Replies, Worker};
+    /// #[derive(Message)]
+    /// enum ToPrimary { Tail { lines: Replies<String> } }
+    ///
+    /// # async fn f(worker: Worker<ToPrimary>) -> cluster::Result {
+    /// let mut lines = worker.stream(|lines| ToPrimary::Tail { lines }).await?;
+    /// while let Some(line) = lines.next().await? {
+    ///     println!("{line}");
+    /// }
+    /// # Ok(()) }
+    /// ```
+    ///
+    /// # Errors
+    /// Those of [`send`](Self::send). Whether the request is answered is known by [`Answers::next`].
+    ///
+    /// # Cancel safety
+    /// Cancel safe: dropped while it waits, nothing is sent.
+    pub async fn stream<T, F>(&self, make: F) -> Result<Answers<T>, SendError>
+    where
+        T: serde::Serialize + serde::de::DeserializeOwned + Send + 'static,
+        F: FnOnce(Replies<T>) -> Up,
+    {
+        self.lane.stream(make).await
     }
 
     /// The worker of a slot, to send messages to: of the type that the primary sends, and taken by [`recv`](Self::recv) there.

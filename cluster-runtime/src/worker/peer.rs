@@ -5,7 +5,7 @@ use std::sync::{Arc, OnceLock};
 
 use super::peers::{Route, Way};
 use crate::WorkerId;
-use crate::ipc::{CallError, Lane, Message, Reply, SendError, TrySendError};
+use crate::ipc::{Answers, CallError, Lane, Message, Replies, Reply, SendError, TrySendError};
 
 /// The worker of a slot, whichever that is at the time; from [`Worker::peer`](crate::Worker::peer).
 ///
@@ -112,6 +112,22 @@ impl<Down: Message> Peer<Down> {
         F: FnOnce(Reply<T>) -> Down,
     {
         self.lane().await.ok_or(CallError::Gone)?.call(make).await
+    }
+
+    /// Sends a request for a stream of answers and returns the end that they come out of; `make` puts the [`Replies`] into the
+    /// message. The stream stays with the worker that got the request.
+    ///
+    /// # Errors
+    /// Those of [`send`](Self::send). Whether the request is answered is known by [`Answers::next`].
+    ///
+    /// # Cancel safety
+    /// Cancel safe: dropped while it waits, nothing is sent.
+    pub async fn stream<T, F>(&self, make: F) -> Result<Answers<T>, SendError>
+    where
+        T: serde::Serialize + serde::de::DeserializeOwned + Send + 'static,
+        F: FnOnce(Replies<T>) -> Down,
+    {
+        self.lane().await.ok_or(SendError::Gone)?.stream(make).await
     }
 
     /// Waits until it is known whom to send to, if it is anybody.

@@ -6,7 +6,7 @@
 use std::marker::PhantomData;
 
 use cluster::__private::serde::{Deserialize, Serialize, de::DeserializeOwned};
-use cluster::{Message, Reply};
+use cluster::{Message, Replies, Reply};
 
 /// What a payload must be.
 pub trait Payload: Serialize + DeserializeOwned + Send + 'static {}
@@ -43,6 +43,7 @@ where
 enum OnlyAsked<T: Payload, U: Payload> {
     Get(Reply<T>),
     Both { this: Reply<Vec<T>>, that: Reply<U> },
+    All(Replies<(T, U)>),
 }
 
 #[derive(Message)]

@@ -6,7 +6,7 @@
 use std::collections::HashMap;
 use std::marker::PhantomData;
 
-use cluster::{Message, Reply};
+use cluster::{Message, Replies, Reply};
 
 /// All kinds of variants.
 #[derive(Message)]
@@ -43,6 +43,15 @@ pub enum Everything {
     },
     /// Two answers.
     Twice(Reply<()>, u8, Reply<Result<u8, String>>),
+    /// Many answers, beside one.
+    Stream {
+        /// A name as the macro uses.
+        origin: u8,
+        /// The many.
+        lines: Replies<Vec<String>>,
+        /// The one.
+        total: Reply<u64>,
+    },
     /// Nothing at all.
     Marker(PhantomData<fn() -> u8>),
     /// No longer sent.

@@ -30,7 +30,7 @@ impl Message for Carrying {
         Ok(self)
     }
 
-    fn from_wire(wire: Self, _: &Replies) -> Self {
+    fn from_wire(wire: Self, _: &Origin) -> Self {
         wire
     }
 }
@@ -53,8 +53,8 @@ impl Message for Asking {
         reply.into_tag()
     }
 
-    fn from_wire(tag: ReplyTag, replies: &Replies) -> Self {
-        Self::Open(replies.reply(tag))
+    fn from_wire(tag: ReplyTag, origin: &Origin) -> Self {
+        Self::Open(origin.reply(tag))
     }
 }
 
@@ -320,8 +320,8 @@ async fn suspend(side: &Side, driving: &mut (impl Future<Output = LaneEnd> + Unp
     (resumed(&suspended), socket.unwrap())
 }
 
-async fn poll_once_in_runtime<F: Future>(mut future: std::pin::Pin<&mut F>) -> Poll<F::Output> {
-    std::future::poll_fn(|cx| Poll::Ready(future.as_mut().poll(cx))).await
+async fn poll_once_in_runtime<F: Future>(mut future: Pin<&mut F>) -> Poll<F::Output> {
+    poll_fn(|cx| Poll::Ready(future.as_mut().poll(cx))).await
 }
 
 fn encoded_note() -> Vec<u8> {

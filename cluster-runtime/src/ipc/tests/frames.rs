@@ -2,7 +2,7 @@
 
 use bytes::BufMut;
 
-use super::super::frame::{self, Deframer, Frame, FrameBuf, PIECE, Part, TooLarge, WINDOW};
+use super::super::frame::{self, Deframer, Frame, FrameBuf, Item, PIECE, Part, STREAM_WINDOW, TooLarge, WINDOW, Word};
 use super::{Random, bytes_of};
 
 const LIMIT: usize = 1 << 20;
@@ -18,6 +18,41 @@ fn every_kind_of_frame_survives_the_round_trip() {
     assert_eq!(frames.next(), Ok(Some(Part::Unanswered { tag: 8 })));
     assert_eq!(frames.next(), Ok(Some(Part::Credit(9))));
     assert_eq!(frames.next(), Ok(None));
+}
+
+#[test]
+fn every_word_of_a_stream_survives_the_round_trip() {
+    let mut frames = Deframer::new(LIMIT);
+    for frame in [&frame::taken(1)[..], &item(2, b"value"), &frame::end(3), &frame::more(4, 5), &frame::cancel(6)] {
+        frames.extend(frame);
+    }
+    let as_message = Item::Whole(message(b"value").into());
+    for (tag, word) in
+        [(1, Word::Taken), (2, Word::Item(as_message)), (3, Word::End), (4, Word::More(5)), (6, Word::Cancel)]
+    {
+        assert_eq!(frames.next(), Ok(Some(Part::Stream { tag, word })));
+    }
+    assert_eq!(frames.next(), Ok(None));
+}
+
+#[test]
+fn an_item_of_any_size_costs_both_ends_the_same_and_fits_into_its_window() {
+    for size in [0, 1, 127, 1000, PIECE - 9, PIECE - 8, PIECE, STREAM_WINDOW, 3 * STREAM_WINDOW] {
+        let payload = vec![size as u8; size];
+        let mut frame = FrameBuf::item(7, LIMIT, None);
+        frame.put(&payload);
+        let frame = frame.finish().unwrap();
+        let cost = frame.item_cost();
+        assert!(cost > 0 && cost <= STREAM_WINDOW / 4 * 3);
+        let mut frames = Deframer::new(LIMIT);
+        frames.extend(&bytes_of(frame));
+        let Ok(Some(Part::Stream { tag: 7, word: Word::Item(item) })) = frames.next() else { panic!("{size}") };
+        assert_eq!(item.cost(), cost, "{size}");
+        match item {
+            Item::Whole(frame) => assert!(frame == message(&payload), "{size}"),
+            Item::Single(whole) => assert!(whole.open().0 == payload, "{size}"),
+        }
+    }
 }
 
 #[test]
@@ -38,8 +73,11 @@ fn every_way_to_split_a_stream_gives_the_same_parts() {
     stream.extend(message(b""));
     stream.extend(reply(4, b"x"));
     stream.extend(frame::credit(5));
+    stream.extend(item(6, b"y"));
+    stream.extend(frame::more(7, 8));
+    stream.extend(frame::end(9));
     let whole = parts_of(&[&stream]);
-    assert_eq!(whole.len(), 6);
+    assert_eq!(whole.len(), 9);
     for at in 0..=stream.len() {
         let (front, back) = stream.split_at(at);
         assert_eq!(parts_of(&[front, back]), whole, "split at {at}");
@@ -242,6 +280,12 @@ fn message(payload: &[u8]) -> Vec<u8> {
     bytes.push(1);
     bytes.extend_from_slice(payload);
     bytes
+}
+
+fn item(tag: u64, payload: &[u8]) -> Vec<u8> {
+    let mut frame = FrameBuf::item(tag, LIMIT, None);
+    frame.put(payload);
+    bytes_of(frame.finish().unwrap())
 }
 
 fn reply(tag: u64, payload: &[u8]) -> Vec<u8> {

@@ -3,6 +3,7 @@
 use std::pin::pin;
 
 use super::super::frame::WINDOW;
+use super::suspend::turn;
 use super::*;
 
 const MANY: u64 = 100_000;
@@ -346,6 +347,90 @@ async fn lanes_that_share_their_arrivals_wake_one_waiter() {
         soon(arrival).await;
         assert!(matches!(primaries[round % 2].try_recv(), Received::Message(Up::Count(0))));
     }
+}
+
+#[tokio::test]
+async fn what_is_left_of_a_batch_goes_back_to_its_place_and_is_paid_for_once() {
+    let (worker, primary, ..) = connected();
+    let mut batch = Batch::default();
+    let (mut sent, mut taken) = (0, 0);
+    for round in 0..200 {
+        sent += fill(&worker).await;
+        for _ in 0..round * 37 {
+            match primary.try_recv_in_batches(&mut batch) {
+                Received::Message(Up::Count(_)) => taken += 1,
+                other => panic!("{other:?}"),
+            }
+        }
+        // Somebody else goes on, and then the one with the batch again.
+        primary.put_back(&mut batch);
+        for _ in 0..round {
+            count(&primary).await;
+            taken += 1;
+        }
+    }
+    while taken < sent {
+        if let Received::Message(_) = primary.try_recv_in_batches(&mut batch) {
+            taken += 1;
+        }
+    }
+    assert!(matches!(primary.try_recv_in_batches(&mut batch), Received::Empty));
+    // All of the window but a lot has come back.
+    assert!(fill(&worker).await as usize * counting_size() >= WINDOW / 4 * 3 - 100);
+}
+
+#[tokio::test]
+async fn messages_keep_their_order_whether_they_are_taken_in_batches_or_one_by_one() {
+    let (worker, primary, ..) = connected();
+    let mut batch = Batch::default();
+    let mut random = Random(7);
+    let (mut sent, mut taken) = (0, 0);
+    while taken < 50_000 {
+        for _ in 0..random.below(3000) {
+            sent += u64::from(worker.try_send(Up::Count(sent)).is_ok());
+        }
+        turn().await;
+        for _ in 0..random.below(3000) {
+            let Received::Message(Up::Count(number)) = primary.try_recv_in_batches(&mut batch) else { break };
+            assert_eq!(number, taken);
+            taken += 1;
+        }
+        primary.put_back(&mut batch);
+        if let Received::Message(Up::Count(number)) = primary.try_recv() {
+            assert_eq!(number, taken);
+            taken += 1;
+        }
+    }
+}
+
+#[tokio::test]
+async fn nothing_of_a_batch_is_looked_at_behind_what_cannot_be_decoded() {
+    let (worker, primary): (Lane<Down, Down>, Primary) = (lane(), lane());
+    // Of another type: no such variant.
+    for number in [0, 1] {
+        worker.try_send(Down::Count(number)).unwrap();
+    }
+    let (one, other) = UnixStream::pair().unwrap();
+    tokio::spawn(worker.drive(one));
+    let end = tokio::spawn(primary.drive(other));
+    worker.send(Down::Wrong).await.unwrap();
+    worker.send(Down::Count(2)).await.unwrap();
+    soon(worker.flush()).await;
+    until(|| primary.core().buffered().1 > 0).await;
+    let mut batch = Batch::default();
+    let mut found = Vec::new();
+    until(|| primary.has_messages()).await;
+    while let Received::Message(message) = primary.try_recv_in_batches(&mut batch) {
+        found.push(format!("{message:?}"));
+    }
+    assert_eq!(found, ["Count(0)", "Count(1)"]);
+    assert!(matches!(primary.try_recv_in_batches(&mut batch), Received::Ended));
+    assert!(matches!(soon(end).await.unwrap(), LaneEnd::Violation(_)));
+}
+
+/// What a count spends of the window.
+fn counting_size() -> usize {
+    5 + encoded(&UpWire::Count(u64::MAX / 2)).len()
 }
 
 #[tokio::test]

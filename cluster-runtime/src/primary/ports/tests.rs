@@ -10,7 +10,7 @@ use std::path::PathBuf;
 use std::process::{Command, Stdio};
 
 use super::*;
-use crate::ipc::{Fingerprint, ForwardedReply, Lane, Message, Replies, Suspended, codec};
+use crate::ipc::{Fingerprint, ForwardedReply, Lane, Message, Origin, Suspended, codec};
 use crate::listen::mailbox::Connection;
 use crate::listen::{Endpoint, Options, PortKey};
 
@@ -251,7 +251,7 @@ impl Message for Word {
         Ok(self)
     }
 
-    fn from_wire(wire: Self, _: &Replies) -> Self {
+    fn from_wire(wire: Self, _: &Origin) -> Self {
         wire
     }
 }

@@ -8,7 +8,7 @@ use tokio::time::timeout;
 use super::super::peer::Sender;
 use super::super::visitors::Next;
 use super::*;
-use crate::ipc::{Fingerprint, ForwardedReply, NoMessages, Replies, SendError, TrySendError};
+use crate::ipc::{Fingerprint, ForwardedReply, NoMessages, Origin, SendError, TrySendError};
 
 const DEADLINE: Duration = Duration::from_secs(30);
 const MAX_MESSAGE: usize = 16 << 20;
@@ -29,7 +29,7 @@ impl Message for Number {
         Ok(self)
     }
 
-    fn from_wire(wire: Self, _: &Replies) -> Self {
+    fn from_wire(wire: Self, _: &Origin) -> Self {
         wire
     }
 }
