@@ -154,7 +154,7 @@ impl Outbox {
             return self.push_answer(frame);
         }
         let frame = frame.to_large();
-        self.answers.apart += frame.len();
+        self.answers.apart += weight(&frame);
         self.total_queued += frame.len() as u64;
         self.push_large(Outgoing { frame, is_answer: true });
         behind.store(self.total_large, Ordering::Relaxed);
