@@ -19,9 +19,10 @@ enum ToWorker {
     Join { room: String, client: Fd<TcpStream> },
 }
 
-const WORKERS: usize = 4;
+/// As many as there are workers.
+const SLOTS: usize = 4;
 
-#[cluster::main(workers = WORKERS)]
+#[cluster::main(workers = 4)]
 async fn main(worker: Worker<NoMessages, ToWorker>) -> cluster::Result {
     let address = std::env::var("ADDR").unwrap_or_else(|_| "127.0.0.1:3000".into());
     let listener = cluster::listen(address).await?;
@@ -54,7 +55,7 @@ async fn show_in(worker: &Worker<NoMessages, ToWorker>, mut stream: Stream) -> c
     let mut hasher = DefaultHasher::new();
     room.hash(&mut hasher);
     // A worker's own slot is a slot like any other.
-    let slot = hasher.finish() as usize % WORKERS;
+    let slot = hasher.finish() as usize % SLOTS;
     let client = Fd::new(stream.into_fd()?.into());
     Ok(worker.peer(slot).send(ToWorker::Join { room, client }).await?)
 }
