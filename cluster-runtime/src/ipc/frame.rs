@@ -185,6 +185,10 @@ impl Large {
         self.pieces.len()
     }
 
+    pub(super) const fn cost(&self) -> usize {
+        self.cost
+    }
+
     /// Whether it is a large frame, and not one with descriptors alone.
     pub(super) fn is_in_pieces(&self) -> bool {
         matches!(self.pieces.get(LENGTH), Some(&(PART | LAST_PART)))

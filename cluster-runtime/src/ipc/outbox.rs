@@ -26,6 +26,9 @@ pub(super) struct Outbox {
     total_large: u64,
     left_large: u64,
     answers: Answers,
+    /// What the messages have cost that the driver has not fetched, and of those the ones in the queue.
+    unfetched: usize,
+    unfetched_in_queue: usize,
     /// What the messages have cost for which no credit came back yet.
     pub(super) spent: usize,
     /// What is left of the window for whoever comes. While some wait, it is theirs, and this is 0.
@@ -47,12 +50,20 @@ pub(super) struct Outbox {
 struct Sealed {
     before: Vec<u8>,
     answers_before: usize,
+    unfetched_before: usize,
     frame: Outgoing,
 }
 
 struct Outgoing {
     frame: Large,
     is_answer: bool,
+}
+
+impl Outgoing {
+    /// What it has cost as a message.
+    fn cost(&self) -> usize {
+        if self.is_answer { 0 } else { self.frame.cost() }
+    }
 }
 
 /// How many bytes are answers. What is left of a large one counts for half a window at most: several of any size may wait side by
@@ -101,6 +112,8 @@ impl Default for Outbox {
             total_large: 0,
             left_large: 0,
             answers: Answers::default(),
+            unfetched: 0,
+            unfetched_in_queue: 0,
             spent: 0,
             room: WINDOW,
             waiting: 0,
@@ -125,7 +138,7 @@ impl Outbox {
             let frame = Large::rest_of_frame(&mut output, fds).ok_or("descriptors with half a frame")?;
             at = position + frame.len();
             let frame = Outgoing { frame, is_answer: false };
-            outbox.sealed.push_back(Sealed { before: before.into(), answers_before: 0, frame });
+            outbox.sealed.push_back(Sealed { before: before.into(), answers_before: 0, unfetched_before: 0, frame });
         }
         outbox.queue = output.into();
         outbox.answers.queued = answers.min(outbox.queue.len());
@@ -135,8 +148,18 @@ impl Outbox {
     /// Queues a message that has its room.
     #[inline]
     pub(super) fn push_message(&mut self, frame: &Frame<'_>) {
-        self.spent += frame.cost();
+        let cost = frame.cost();
+        self.spent += cost;
+        self.unfetched += cost;
+        if !matches!(frame, Frame::Large(_)) {
+            self.unfetched_in_queue += cost;
+        }
         self.push(frame, false);
+    }
+
+    /// What the messages have cost that the peer may have received and gives credit for.
+    pub(super) fn due(&self) -> usize {
+        self.spent - self.unfetched
     }
 
     pub(super) fn push_answer(&mut self, frame: &Frame<'_>) {
@@ -180,20 +203,23 @@ impl Outbox {
     /// Gives out what the driver is to write next: what is queued, by exchange for an empty buffer, and a frame with its
     /// descriptors or a piece of a large one behind it.
     pub(super) fn fetch(&mut self, writing: &mut Vec<u8>) -> (Bytes, Fds) {
-        if let Some(Sealed { before, answers_before, mut frame }) = self.sealed.pop_front() {
+        if let Some(Sealed { before, answers_before, unfetched_before, mut frame }) = self.sealed.pop_front() {
             *writing = before;
+            self.unfetched -= unfetched_before + frame.cost();
             self.answers.apart -= answers_before;
             self.answers.fetched = answers_before;
             return self.next_piece(&mut frame);
         }
         mem::swap(writing, &mut self.queue);
         self.answers.fetched = mem::take(&mut self.answers.queued);
+        self.unfetched -= mem::take(&mut self.unfetched_in_queue);
         let Some(mut frame) = self.large.pop_front() else { return Default::default() };
         let piece = self.next_piece(&mut frame);
         if frame.frame.len() > 0 {
             self.large.push_front(frame);
         } else {
             self.left_large += 1;
+            self.unfetched -= frame.cost();
             self.move_up();
         }
         piece
@@ -208,6 +234,7 @@ impl Outbox {
     /// Nothing is sent any more. What was to be goes behind what a driver has not written, with the descriptors and where they are.
     pub(super) fn forget(&mut self, rest: &mut Vec<u8>, fds: &mut Vec<(usize, Fds)>) {
         self.answers = Answers::default();
+        (self.unfetched, self.unfetched_in_queue) = (0, 0);
         self.unanswered = HashSet::new();
         let mut put = |mut frame: Large, rest: &mut Vec<u8>| {
             while frame.len() > 0 {
@@ -303,7 +330,9 @@ impl Outbox {
     fn seal(&mut self, frame: Outgoing) {
         let answers_before = mem::take(&mut self.answers.queued);
         self.answers.apart += answers_before;
-        self.sealed.push_back(Sealed { before: mem::take(&mut self.queue), answers_before, frame });
+        let before = mem::take(&mut self.queue);
+        let unfetched_before = mem::take(&mut self.unfetched_in_queue);
+        self.sealed.push_back(Sealed { before, answers_before, unfetched_before, frame });
     }
 }
 

@@ -446,8 +446,8 @@ impl Core {
     pub(super) fn regain(&self, bytes: u32) -> Result<(), Violation> {
         let mut outbox = lock(&self.outbox);
         let credit = bytes as usize;
-        if credit == 0 || credit > outbox.spent {
-            return Err(format!("credit for {credit} bytes when {} were due", outbox.spent));
+        if credit == 0 || credit > outbox.due() {
+            return Err(format!("credit for {credit} bytes when {} were due", outbox.due()));
         }
         outbox.spent -= credit;
         if outbox.waiting == 0 {

@@ -17,8 +17,9 @@ use tokio::sync::{Notify, mpsc, oneshot};
 
 use super::Happening;
 use super::event::Event;
-use super::handle::{Leave, News, Primary, Shared};
+use super::handle::Primary;
 use super::roster::Roster;
+use super::shared::{Leave, News, Shared};
 use crate::ipc::{LaneEnd, Message, Suspended};
 use crate::listen::Address;
 use crate::run::PrimaryMain;

@@ -11,13 +11,13 @@ use tokio::sync::{Notify, mpsc};
 
 use super::care::Care;
 use super::function::{self, Common, Notice};
-use super::handle::Leave;
 use super::legacy::{Legacy, go_back};
 use super::order::Reloads;
 use super::ports::Ports;
 use super::program::Program;
 use super::roster::Roster;
 use super::service::Service;
+use super::shared::Leave;
 use super::signals::Signals;
 use super::spawn::Image;
 use super::strangers::reap_strangers;

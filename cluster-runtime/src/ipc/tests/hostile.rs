@@ -48,6 +48,25 @@ async fn credit_that_is_not_due_ends_the_lane() {
 }
 
 #[tokio::test]
+async fn credit_for_what_has_not_left_ends_the_lane_and_its_output_does_not_grow() {
+    let (mut peer, primary, end) = raw();
+    // It reads nothing, and gives credit again and again for what it might have got.
+    let crediting = std::thread::spawn(move || while peer.write_all(&frame::credit(10_000)).is_ok() {});
+    soon(async {
+        let mut number = 0;
+        while primary.send(Down::Count(number)).await.is_ok() {
+            number += 1;
+            let held = primary.core().buffered().0;
+            assert!(held <= 3 * WINDOW, "{held} bytes are held");
+        }
+    })
+    .await;
+    let LaneEnd::Violation(text) = soon(end).await.unwrap() else { panic!("a violation was expected") };
+    assert!(text.starts_with("credit for 10000 bytes when "), "{text}");
+    crediting.join().unwrap();
+}
+
+#[tokio::test]
 async fn more_messages_than_the_window_allows_end_the_lane() {
     let (peer, primary, end) = raw();
     let writing = std::thread::spawn(move || {
