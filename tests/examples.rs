@@ -1,17 +1,19 @@
 //! The examples, as a user gets them.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::net::{SocketAddr, TcpListener};
+use std::io::{BufRead as _, BufReader, Write as _};
+use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::sync::Barrier;
 use std::time::Instant;
 use std::{fs, thread};
 
 use support::http::{self, Connection};
 use support::scratch::Scratch;
-use support::{Cluster, Signal};
+use support::{Cluster, DEADLINE, Signal};
 
 const CACHE: &str = env!("CARGO_BIN_EXE_example-cache");
 const COUNTER: &str = env!("CARGO_BIN_EXE_example-counter");
+const HANDOVER: &str = env!("CARGO_BIN_EXE_example-handover");
 const HELLO: &str = env!("CARGO_BIN_EXE_example-hello");
 const REPORT: &str = env!("CARGO_BIN_EXE_example-report");
 const SHARED_STATE: &str = env!("CARGO_BIN_EXE_example-shared-state");
@@ -241,4 +243,42 @@ fn what_one_worker_is_told_to_change_all_others_forget() {
     cluster.wait_until("both to have read it anew", |_| (ask() == cached("goodbye")).then_some(()));
     cluster.signal(Signal::SIGTERM);
     cluster.expect_exit(0);
+}
+
+#[test]
+fn handover_brings_all_clients_of_a_room_to_one_worker_whichever_accepts_them() {
+    // It has as many workers as it says.
+    let mut cluster = Cluster::of(HANDOVER).env("ADDR", "127.0.0.1:0").start();
+    let address = cluster.wait_ready();
+    let mut clients: Vec<_> = (0..20).map(|_| Chat::join(address, "green")).collect();
+    let hosts: BTreeSet<_> = clients.iter_mut().map(Chat::line).collect();
+    assert_eq!(hosts.len(), 1, "{hosts:?}");
+    assert!(hosts.first().unwrap().starts_with("hosted by worker "));
+    clients[0].0.get_mut().write_all(b"hello\n").unwrap();
+    for client in &mut clients {
+        assert_eq!(client.line(), "hello");
+    }
+    cluster.signal(Signal::SIGTERM);
+    for client in &mut clients {
+        assert_eq!(client.line(), "goodbye");
+    }
+    cluster.expect_exit(0);
+}
+
+/// A client in a room.
+struct Chat(BufReader<TcpStream>);
+
+impl Chat {
+    fn join(address: SocketAddr, room: &str) -> Self {
+        let mut stream = TcpStream::connect(address).unwrap();
+        stream.set_read_timeout(Some(DEADLINE)).unwrap();
+        stream.write_all(format!("{room}\n").as_bytes()).unwrap();
+        Self(BufReader::new(stream))
+    }
+
+    fn line(&mut self) -> String {
+        let mut line = String::new();
+        self.0.read_line(&mut line).unwrap();
+        line.trim_end().to_owned()
+    }
 }

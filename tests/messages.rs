@@ -200,22 +200,6 @@ fn a_worker_whose_primary_is_killed_hears_so_in_every_call_and_ends() {
 }
 
 #[test]
-fn a_message_of_15_mib_passes_and_one_of_17_mib_is_refused_where_it_is_sent() {
-    let mut cluster = talker("big").workers(1).start();
-    cluster.wait_for("primary: done");
-    stop(&mut cluster);
-    let log = cluster.log_text();
-    for who in ["worker 1", "primary"] {
-        let said = |what: &str| log.lines().filter(|line| *line == format!("{who}: {what}")).count();
-        assert_eq!(said("sends: Ok(())"), 1, "{log}");
-        assert_eq!(said(&format!("bulk 1 of {}", 15 << 20)), 1, "{log}");
-        assert!(log.contains(&format!("{who}: sends: Err(TooLarge {{ size: ")), "{log}");
-        assert_eq!(said(&format!("asks: Ok({})", 15 << 20)), 1, "{log}");
-        assert_eq!(said("asks: Err(Unanswered)"), 1, "{log}");
-    }
-}
-
-#[test]
 fn when_the_primary_function_has_returned_workers_send_into_the_void_and_requests_fail() {
     unheard(talker("unheard"));
 }

@@ -24,8 +24,6 @@ enum Talk {
         number: u64,
         reply: Reply<u64>,
     },
-    /// A blob of this size.
-    Make(usize, Reply<Blob>),
     /// Not answered.
     Hold(Reply<u64>),
     Touchy(Touchy),
@@ -43,7 +41,6 @@ fn main() -> cluster::Result {
     let config = Config::new().workers(2);
     match argument(1).as_str() {
         "backlog" => cluster::run(config.primary(backlog::primary), backlog::worker),
-        "big" => cluster::run(config.primary(big::primary), big::worker),
         "broadcast" => cluster::run(config.primary(broadcast::primary), broadcast::worker),
         "calls" => cluster::run(config.primary(calls::primary), calls::worker),
         "deaf" => cluster::run(config.primary(deaf::primary), deaf::worker),
@@ -697,51 +694,6 @@ mod orphan {
     }
 }
 
-/// Messages near the largest size that passes.
-mod big {
-    use super::*;
-
-    const PASSES: usize = 15 << 20;
-    const TOO_LARGE: usize = 17 << 20;
-
-    pub(super) async fn worker(worker: Worker<Talk, Talk>) -> cluster::Result {
-        worker.ready();
-        say(&worker, format_args!("sends: {:?}", worker.send(Talk::Bulk(1, Blob::of(PASSES, 1))).await));
-        say(&worker, format_args!("sends: {:?}", worker.send(Talk::Bulk(2, Blob::of(TOO_LARGE, 2))).await));
-        for size in [PASSES, TOO_LARGE] {
-            let made = worker.call(|reply| Talk::Make(size, reply)).await;
-            say(&worker, format_args!("asks: {:?}", made.map(|blob| blob.0.len())));
-        }
-        worker.send(Talk::Go).await?;
-        answer(&worker).await;
-        Ok(())
-    }
-
-    pub(super) async fn primary(mut primary: Primary<Talk, Talk>) -> cluster::Result {
-        while let Some(event) = primary.next().await {
-            match event {
-                Event::Message(_, Talk::Bulk(index, blob)) => {
-                    assert!(blob.is(index));
-                    tell(format_args!("bulk {index} of {}", blob.0.len()));
-                }
-                Event::Message(_, Talk::Make(size, reply)) => reply.send(Blob::of(size, 0)),
-                Event::Message(id, Talk::Go) => {
-                    tell(format_args!("sends: {:?}", primary.send(id, Talk::Bulk(1, Blob::of(PASSES, 1))).await));
-                    tell(format_args!("sends: {:?}", primary.send(id, Talk::Bulk(2, Blob::of(TOO_LARGE, 2))).await));
-                    tell(format_args!("sends: {:?}", primary.broadcast(Talk::Bulk(2, Blob::of(TOO_LARGE, 2))).await));
-                    for size in [PASSES, TOO_LARGE] {
-                        let made = primary.call(id, |reply| Talk::Make(size, reply)).await;
-                        tell(format_args!("asks: {:?}", made.map(|blob| blob.0.len())));
-                    }
-                    tell("done");
-                }
-                _ => {}
-            }
-        }
-        Ok(())
-    }
-}
-
 /// A primary function that hears nothing (any more).
 mod unheard {
     use super::*;
@@ -1199,7 +1151,6 @@ async fn answer(worker: &Worker<Talk, Talk>) {
             Talk::Number(number) => say(worker, format_args!("heard {number}")),
             Talk::Bulk(index, blob) => say(worker, format_args!("bulk {index} of {}", blob.0.len())),
             Talk::Double { number, reply } => reply.send(2 * number),
-            Talk::Make(size, reply) => reply.send(Blob::of(size, 0)),
             Talk::Go | Talk::Touchy(_) | Talk::Count(_) | Talk::Hold(_) => {}
         }
     }

@@ -7,15 +7,17 @@
 //! macro implements.
 //!
 //! Bounds. Each direction has a window of [`WINDOW`](frame::WINDOW) bytes: a message spends its size, and gets it back
-//! when the other side's *user* has taken it, so a slow receiver makes `send` wait. Two messages of any size fit.
+//! when the other side's *user* has taken it, so a slow receiver makes `send` wait. A large message spends half a
+//! window at most, so that two of any size fit; each descriptor spends a 64th of it more, so that 64 are on their way or wait.
 //! Answers spend nothing and need no room. While a peer leaves more than a window of answers unread, its messages are not
-//! handed out; while it leaves more than four, a further answer to what was handed out before shrinks to `unanswered`.
+//! handed out; while it leaves more than four, a further answer to what was handed out before shrinks to `unanswered`. Of a large
+//! answer, too, half a window counts at most.
 //!
 //! Items of streams count as answers, and have windows of their own: see [`stream`].
 //!
-//! So, whatever a peer does, a lane holds at most: to send, a window or two of the largest frames, four windows and one
-//! largest frame of answers, 13 bytes for each other request that was taken and 26 for each that was one for a stream; received, a window or two of the
-//! largest frames, one that is arriving, and the answer to each question of this side. What a message becomes when
+//! So, whatever a peer does, a lane holds at most, where the largest message takes `max_message` bytes: to send, a window or two of the
+//! largest messages, four windows or nine of the largest answers (three, if each request is answered before the next is taken), 13 bytes for each other request that was taken and 26 for each that was one for a stream; received, a window or two of the
+//! largest messages, one that is arriving, 64 descriptors and what came with one read, and the answer to each question of this side. What a message becomes when
 //! decoded is bounded in depth and number by [`depth`].
 //!
 //! Not here: who is connected to whom, what is done with a lane that ended, the handshake that compares fingerprints.

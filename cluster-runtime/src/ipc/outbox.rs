@@ -66,7 +66,8 @@ impl Outgoing {
     }
 }
 
-/// How many bytes are answers.
+/// How many bytes are answers. What is left of a large one counts for half a window at most: several of any size may wait side by
+/// side, and small ones pass between their pieces.
 #[derive(Default)]
 struct Answers {
     /// In the queue.
@@ -164,7 +165,7 @@ impl Outbox {
     pub(super) fn push_answer(&mut self, frame: &Frame<'_>) {
         match frame {
             Frame::Small(..) | Frame::Whole(_) => self.answers.queued += frame.cost(),
-            Frame::Large(large) => self.answers.apart += large.len(),
+            Frame::Large(large) => self.answers.apart += weight(large),
         }
         self.push(frame, true);
     }
@@ -176,7 +177,7 @@ impl Outbox {
             return self.push_answer(frame);
         }
         let frame = frame.to_large();
-        self.answers.apart += frame.len();
+        self.answers.apart += weight(&frame);
         self.total_queued += frame.len() as u64;
         self.push_large(Outgoing { frame, is_answer: true });
         behind.store(self.total_large, Ordering::Relaxed);
@@ -259,16 +260,17 @@ impl Outbox {
         self.unread_answers() > WINDOW
     }
 
-    /// Bytes of answers that are not with the kernel, for all that is known.
+    /// Bytes of answers that are not with the kernel, for all that is known, as they count.
     pub(super) fn unread_answers(&self) -> usize {
         let Answers { queued, apart, fetched } = self.answers;
         queued + apart + fetched
     }
 
     fn next_piece(&mut self, frame: &mut Outgoing) -> (Bytes, Fds) {
+        let before = weight(&frame.frame);
         let (piece, fds) = frame.frame.next_piece();
         if frame.is_answer {
-            self.answers.apart -= piece.len();
+            self.answers.apart -= before - weight(&frame.frame);
             self.answers.fetched += piece.len();
         }
         (piece, fds)
@@ -332,6 +334,10 @@ impl Outbox {
         let unfetched_before = mem::take(&mut self.unfetched_in_queue);
         self.sealed.push_back(Sealed { before, answers_before, unfetched_before, frame });
     }
+}
+
+fn weight(answer: &Large) -> usize {
+    answer.len().min(WINDOW / 2)
 }
 
 impl DriverState {

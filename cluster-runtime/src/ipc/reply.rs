@@ -59,7 +59,7 @@ impl<T: Serialize + DeserializeOwned + Send + 'static> Reply<T> {
     /// answers. An answer that does not go out is logged as a warning, and the asking process gets
     /// [`CallError::Unanswered`]: one that cannot be encoded, one above [`max_message`](crate::Config::max_message), and any while more than 4 MiB of
     /// earlier answers to the same process have not gone out, because it does not read them or because this process
-    /// answers many requests at once.
+    /// answers many requests at once. A large answer counts as 512 KiB, so eight of any size may be on their way.
     #[expect(clippy::needless_pass_by_value, reason = "an answer is handed over, as a message is")]
     pub fn send(mut self, value: T) {
         // The handle keeps its asker until the answer stands: should encoding panic, the drop tells the asker.

@@ -147,6 +147,32 @@ async fn a_request_that_is_too_large_is_not_sent_and_not_remembered() {
 }
 
 #[tokio::test]
+async fn several_large_answers_wait_side_by_side_and_keep_no_small_one() {
+    let (worker, primary, ..) = connected();
+    let ask = |text: String| {
+        let worker = worker.clone();
+        tokio::spawn(async move { worker.call(|reply| Up::Echo { text, reply }).await.map(|answer| answer.len()) })
+    };
+    let mut asking: Vec<_> = (0..3).map(|_| ask(String::new())).collect();
+    let mut replies = Vec::new();
+    while replies.len() < 3 {
+        let Some(Up::Echo { reply, .. }) = soon(primary.recv()).await else { panic!("a question was sent") };
+        replies.push(reply);
+    }
+    let last = replies.pop().unwrap();
+    // Neither is with the kernel before this task waits.
+    replies.into_iter().for_each(|reply| reply.send("x".repeat(10 * MILLION)));
+    assert!(!primary.core().congested.load(std::sync::atomic::Ordering::Relaxed));
+    last.send("x".to_owned());
+    assert_eq!(soon(asking.pop().unwrap()).await.unwrap(), Ok(1));
+    assert!(!asking.iter().any(JoinHandle::is_finished));
+    for large in asking {
+        assert_eq!(soon(large).await.unwrap(), Ok(10 * MILLION));
+    }
+    assert_eq!(primary.core().outbox.lock().unwrap().unread_answers(), 0);
+}
+
+#[tokio::test]
 async fn an_answer_that_is_too_large_leaves_the_caller_unanswered() {
     let (worker, primary, ..) = connected();
     let asking = tokio::spawn(async move { worker.call(|reply| Up::Echo { text: String::new(), reply }).await });

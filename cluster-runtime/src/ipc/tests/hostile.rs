@@ -259,11 +259,12 @@ async fn answers_that_a_peer_leaves_unread_stay_bounded_and_the_lane_works_again
         }
     }
     // From here on nobody reads at the worker's end.
+    // Of which each counts half.
     let answer = "x".repeat(WINDOW);
     for reply in replies {
         reply.send(answer.clone());
         let held = primary.core().buffered().0;
-        assert!(held <= 5 * WINDOW + 1000 + 13 * ASKED, "{held} bytes of answers are held");
+        assert!(held <= 9 * (WINDOW + 1000) + 13 * ASKED, "{held} bytes of answers are held");
         tokio::task::yield_now().await;
     }
     // Now somebody does.
@@ -279,7 +280,7 @@ async fn answers_that_a_peer_leaves_unread_stay_bounded_and_the_lane_works_again
             Err(error) => panic!("{error}"),
         }
     }
-    assert!((4..=8).contains(&answered), "{answered} of {ASKED} were answered");
+    assert!((8..=10).contains(&answered), "{answered} of {ASKED} were answered");
     for size in [1, WINDOW, 15 * WINDOW, 15 * WINDOW] {
         let asking = ask();
         let Some(Up::Echo { reply, .. }) = soon(primary.recv()).await else { panic!("a question was expected") };

@@ -661,6 +661,7 @@ async fn assert_nothing_left(ends: &[&Arc<Core>]) {
     for core in ends {
         until(|| core.open_streams() == (0, 0)).await;
         until(|| core.outbox.lock().unwrap().unanswered.is_empty()).await;
+        until(|| core.outbox.lock().unwrap().unread_answers() == 0).await;
     }
 }
 
