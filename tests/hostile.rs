@@ -2,6 +2,7 @@
 
 use std::fs;
 use std::net::SocketAddr;
+use std::thread;
 
 use nix::unistd::Pid;
 use support::who::{self, Kept, Who, who};
@@ -11,6 +12,9 @@ const HOSTILE: &str = env!("CARGO_BIN_EXE_hostile");
 
 /// What a primary may hold more afterwards than before: what its allocator keeps, and not what a worker has sent.
 const GROWTH_KB: u64 = 8 << 10;
+
+/// The most bytes of a message.
+const MAX_MESSAGE: u64 = 32 << 20;
 
 #[test]
 fn garbage_on_the_control_lane_is_told_off() {
@@ -106,6 +110,109 @@ fn told_off(behaviour: &str, told: &str) {
     assert_eq!(log.matches("broke the protocol (killed by SIGKILL); restarted in 100ms").count(), 1, "{log}");
 }
 
+#[test]
+fn floods_of_descriptors_on_the_messages_lane_are_told_off_and_closed() {
+    told_off("rights-without-frames", "descriptors that belong to no message");
+    told_off("rights-too-many", "descriptors that belong to no message");
+    told_off("rights-too-few", "a frame that says to come with 3 descriptors, and does not");
+    told_off("rights-that-nobody-wants", "a message of type ToPrimary cannot be decoded");
+}
+
+#[test]
+fn a_message_in_pieces_without_an_end_is_told_off_at_the_limit() {
+    told_off("message-pieces-beyond-the-limit", "the limit is 33554432");
+}
+
+/// It may still come. Until then it costs what has come of it, which `max_message` bounds, and afterwards nothing.
+#[test]
+fn a_message_that_is_begun_and_never_finished_takes_no_more_memory_than_one_may() {
+    let mut scene = Scene::set("message-pieces");
+    scene.bring_in_the_hostile_one();
+    scene.wait_for("Ready(WorkerId(3))");
+    scene.go_on_for(200);
+    let most = scene.resident_kb + (MAX_MESSAGE >> 10) + GROWTH_KB;
+    let held = resident_kb(scene.cluster.primary());
+    assert!(held < most, "{held} kB where {most} would be enough");
+    scene.put_an_end_to_the_hostile_one();
+    scene.expect_no_harm();
+}
+
+#[test]
+fn half_a_frame_and_then_silence_costs_nobody_anything() {
+    for behaviour in ["message-half-and-silence", "rights-half-a-frame"] {
+        let mut scene = Scene::set(behaviour);
+        scene.bring_in_the_hostile_one();
+        scene.wait_for("Ready(WorkerId(3))");
+        scene.go_on_for(200);
+        assert!(resident_kb(scene.cluster.primary()) < scene.resident_kb + GROWTH_KB);
+        scene.put_an_end_to_the_hostile_one();
+        scene.expect_no_harm();
+    }
+}
+
+#[test]
+fn a_worker_that_says_nothing_at_all_is_replaced_when_its_time_to_start_is_over() {
+    for behaviour in ["nothing", "hello-and-nothing"] {
+        let mut scene = Scene::set_with(behaviour, "2s");
+        scene.bring_in_the_hostile_one();
+        scene.wait_for("was not ready within the start timeout");
+        scene.expect_no_harm();
+    }
+}
+
+/// Who gets a connection, and when, may be wrong as long as it goes on, and nothing else: what is given to a worker that only seems to take
+/// it waits for the one after it.
+#[test]
+fn a_worker_that_scribbles_all_over_the_board_costs_no_request() {
+    let mut scene = Scene::set("board");
+    scene.bring_in_the_hostile_one();
+    scene.wait_for("Ready(WorkerId(3))");
+    let address = scene.address;
+    let clients: Vec<_> = (0..16).map(|_| thread::spawn(move || (0..10).for_each(|_| _ = who(address)))).collect();
+    for _ in 0..500 {
+        assert_eq!(scene.kept.ask(), scene.sibling);
+    }
+    assert!(resident_kb(scene.cluster.primary()) < scene.resident_kb + GROWTH_KB);
+    scene.put_an_end_to_the_hostile_one();
+    clients.into_iter().for_each(|client| client.join().expect("all are answered"));
+    // By what stands on the board now, the primary may have to look after the shard and the mailbox of either slot.
+    scene.spare_descriptors = 4;
+    scene.expect_no_harm();
+}
+
+#[test]
+fn a_worker_that_fills_the_mailboxes_of_others_costs_no_request() {
+    go_on_beside("mailboxes-garbage");
+    go_on_beside("mailboxes-forged");
+}
+
+#[test]
+fn a_worker_that_shuts_all_mailboxes_down_costs_no_request() {
+    go_on_beside("mailboxes-shut");
+}
+
+#[test]
+fn a_worker_that_jams_the_bell_costs_no_request() {
+    go_on_beside("bell");
+}
+
+/// What it does goes on until it is killed, and cannot be seen by the primary.
+fn go_on_beside(behaviour: &str) {
+    let mut scene = Scene::set(behaviour);
+    scene.bring_in_the_hostile_one();
+    scene.wait_for("Ready(WorkerId(3))");
+    scene.go_on_for(300);
+    // The primary is not held up, either.
+    send(scene.sibling.pid, Signal::SIGKILL);
+    scene.cluster.wait_logged("Ready(WorkerId(4))");
+    scene.sibling = who::find(scene.address, |who| who.id == 4);
+    scene.kept = who::keep(scene.address, |who| who.id == 4);
+    scene.go_on_for(300);
+    assert!(resident_kb(scene.cluster.primary()) < scene.resident_kb + GROWTH_KB);
+    scene.put_an_end_to_the_hostile_one();
+    scene.expect_no_harm_from(5);
+}
+
 /// It is not a fault to be slow: whoever broadcasts waits, but supervision does not, and memory does not grow.
 #[test]
 fn a_worker_that_never_reads_its_messages_holds_up_the_broadcaster_only() {
@@ -113,8 +220,7 @@ fn a_worker_that_never_reads_its_messages_holds_up_the_broadcaster_only() {
     scene.bring_in_the_hostile_one();
     scene.wait_for("a broadcast waits");
     assert!(resident_kb(scene.cluster.primary()) < scene.resident_kb + GROWTH_KB);
-    let deaf = scene.cluster.workers().into_iter().find(|pid| *pid != scene.sibling.pid).unwrap();
-    send(deaf, Signal::SIGKILL);
+    scene.put_an_end_to_the_hostile_one();
     scene.wait_for("the broadcast is done");
     scene.expect_no_harm();
 }
@@ -143,8 +249,7 @@ fn a_worker_that_asks_for_port_after_port_does_not_use_up_the_primarys_descripto
         ["it has asked for many ports", "broke the protocol"].into_iter().find(|end| log.contains(end))
     });
     if asked == "it has asked for many ports" {
-        let hostile = scene.cluster.workers().into_iter().find(|pid| *pid != scene.sibling.pid).unwrap();
-        send(hostile, Signal::SIGKILL);
+        scene.put_an_end_to_the_hostile_one();
     }
     scene.wait_for("Ready(WorkerId(4))");
     assert_eq!(scene.kept.ask(), scene.sibling);
@@ -161,27 +266,49 @@ struct Scene {
     /// The sibling's connection, which must not notice anything.
     kept: Kept,
     descriptors: usize,
+    /// How many more the primary may have in the end.
+    spare_descriptors: usize,
     resident_kb: u64,
 }
 
 impl Scene {
     fn set(behaviour: &str) -> Self {
+        Self::set_with(behaviour, "60s")
+    }
+
+    fn set_with(behaviour: &str, start_timeout: &str) -> Self {
         // Fewer descriptors than a shell gives, so that a leak is not hidden by their number.
         let script = "ulimit -n 256; exec \"$0\" \"$@\"";
         let launch = Cluster::of("sh").args(["-c", script, HOSTILE, behaviour]);
-        let mut cluster = launch.env("CLUSTER_GRACE", "5s").start();
+        let launch = launch.env("CLUSTER_GRACE", "5s").env("CLUSTER_START_TIMEOUT", start_timeout);
+        let mut cluster = launch.env("CLUSTER_MAX_MESSAGE", &MAX_MESSAGE.to_string()).start();
         let address = cluster.wait_ready();
         let victim = who(address);
         let sibling = who::find(address, |who| who.id != victim.id);
         let kept = who::keep(address, |who| who.id == sibling.id);
         let descriptors = descriptors(cluster.primary());
         let resident_kb = resident_kb(cluster.primary());
-        Self { cluster, address, victim, sibling, kept, descriptors, resident_kb }
+        Self { cluster, address, victim, sibling, kept, descriptors, spare_descriptors: 0, resident_kb }
     }
 
     fn bring_in_the_hostile_one(&mut self) {
         send(self.victim.pid, Signal::SIGKILL);
         self.wait_for("Forked(WorkerId(3))");
+    }
+
+    /// The primary cannot see what it does, or does not mind.
+    fn put_an_end_to_the_hostile_one(&mut self) {
+        let hostile = self.cluster.workers().into_iter().find(|pid| *pid != self.sibling.pid).unwrap();
+        send(hostile, Signal::SIGKILL);
+    }
+
+    /// So many requests on the sibling's connection, and as many on new ones.
+    #[track_caller]
+    fn go_on_for(&mut self, requests: usize) {
+        for _ in 0..requests {
+            assert_eq!(self.kept.ask(), self.sibling);
+            assert_eq!(who(self.address), self.sibling);
+        }
     }
 
     /// Waits for a line while the sibling serves.
@@ -197,12 +324,17 @@ impl Scene {
     /// A good worker follows, and everything is as it was before.
     #[track_caller]
     fn expect_no_harm(&mut self) {
-        self.wait_for("Ready(WorkerId(4))");
-        let replacement = who::find(self.address, |who| who.id == 4);
+        self.expect_no_harm_from(4);
+    }
+
+    #[track_caller]
+    fn expect_no_harm_from(&mut self, follower: u64) {
+        self.wait_for(&format!("Ready(WorkerId({follower}))"));
+        let replacement = who::find(self.address, |who| who.id == follower);
         assert_eq!(replacement.slot, self.victim.slot);
         let primary = self.cluster.primary();
-        let before = self.descriptors;
-        self.cluster.wait_until("as many descriptors as before", |_| (descriptors(primary) == before).then_some(()));
+        let most = self.descriptors + self.spare_descriptors;
+        self.cluster.wait_until("no more descriptors than before", |_| (descriptors(primary) <= most).then_some(()));
         let (before, after) = (self.resident_kb, resident_kb(primary));
         assert!(after < before + GROWTH_KB, "{before} kB before and {after} kB after");
         assert_eq!(self.kept.ask(), self.sibling);

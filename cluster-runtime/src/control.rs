@@ -256,4 +256,78 @@ mod tests {
             assert!(primary.receive::<FromWorker>().await.is_err(), "{case:?}");
         }
     }
+
+    mod fuzz {
+        use super::*;
+        use crate::fuzz::{Bait, Random, fuzz};
+        use crate::ipc::NoMessages;
+        use crate::listen::{Endpoint, Options, PortKey};
+
+        /// Any packet, read as either side does: something that can be said again, or an error; and no descriptor is kept.
+        #[test]
+        fn packets() {
+            fuzz("control::tests::fuzz::packets", |random| {
+                let bait = Bait::new();
+                let (one, other) = pair().unwrap();
+                for _ in 0..20 {
+                    let mut packet = if random.once_in(8) { noise(random) } else { sound_packet(random) };
+                    if !random.once_in(4) {
+                        random.damage(&mut packet);
+                    }
+                    let fds = vec![bait.end().as_fd(); random.below(5) * random.below(60)];
+                    os::send_packet(one.as_fd(), &packet, &fds).unwrap();
+                    if random.once_in(2) { receive::<FromWorker>(&other) } else { receive::<ToWorker>(&other) }
+                }
+                drop((one, other));
+                bait.expect_closed();
+            });
+        }
+
+        fn receive<T: Serialize + DeserializeOwned>(socket: &OwnedFd) {
+            let mut buffer = [0; LARGEST_PACKET];
+            let packet = os::receive_packet(socket.as_fd(), &mut buffer).unwrap();
+            match decode::<T>(&buffer, packet) {
+                Ok(Some((packet, _fds))) => assert!(encode(&packet).unwrap().len() <= LARGEST_PACKET),
+                Ok(None) => {}
+                Err(error) => assert!(!error.to_string().is_empty()),
+            }
+        }
+
+        fn noise(random: &mut Random) -> Vec<u8> {
+            let size = random.below(2 * LARGEST_PACKET);
+            let mut noise = random.bytes(size);
+            if let Some(first) = noise.first_mut().filter(|_| random.once_in(2)) {
+                *first = PROTOCOL;
+            }
+            noise
+        }
+
+        fn sound_packet(random: &mut Random) -> Vec<u8> {
+            let (number, slot) = (random.next() >> random.below(64), random.below(1024));
+            let worker = WorkerId::new(number);
+            let time = Duration::from_millis(number);
+            let schema = Schema::of::<NoMessages>;
+            let address = || Address::Tcp("[::1]:3000".parse().unwrap());
+            let key = PortKey { endpoint: Endpoint::Tcp("127.0.0.1:0".parse().unwrap()), ordinal: 7 };
+            let port = PortRequest { key, http: true, options: Options::default() };
+            let granted = Granted { port: PortId(slot), address: address(), by_primary: random.once_in(2) };
+            let packet = match random.below(14) {
+                0 => encode(&FromWorker::Hello { up: schema(), down: schema() }),
+                1 => encode(&FromWorker::Listen { request: number, port }),
+                2 => encode(&FromWorker::Ready),
+                3 => encode(&FromWorker::Drained(PortId(slot))),
+                4 => encode(&FromWorker::Peer { slot, worker }),
+                5 => encode(&ToWorker::Welcome { grace: time, line: 1, max_message: slot }),
+                6 => encode(&ToWorker::Mailboxes { first: slot }),
+                7 => encode(&ToWorker::Refused),
+                8 => encode(&ToWorker::Listening { request: number, outcome: Ok(granted) }),
+                9 => encode(&ToWorker::Drain { grace: time, last: true }),
+                10 => encode(&ToWorker::StopSoon),
+                11 => encode(&ToWorker::Peer { slot, worker }),
+                12 => encode(&ToWorker::Visitor { from: worker, slot }),
+                _ => encode(&FromWorker::Leaving),
+            };
+            packet.unwrap()
+        }
+    }
 }

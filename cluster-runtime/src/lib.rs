@@ -80,6 +80,8 @@ mod control;
 mod error;
 mod exit;
 mod field;
+#[cfg(test)]
+mod fuzz;
 mod id;
 mod ipc;
 mod listen;

@@ -2,14 +2,19 @@
 //!
 //! The third worker never calls `cluster::run`: it reads the mark and speaks on the inherited descriptors by hand.
 
-use std::os::fd::RawFd;
+use std::io::{IoSliceMut, stdin, stdout};
+use std::os::fd::{AsRawFd, RawFd};
+use std::os::unix::net::UnixStream;
 use std::time::Duration;
 
 use axum::Router;
 use axum::routing::get;
 use cluster::{Config, Message, Primary, Worker};
 use nix::errno::Errno;
-use nix::sys::socket::{ControlMessage, MsgFlags, recv, sendmsg};
+use nix::fcntl::{FcntlArg, OFlag, fcntl};
+use nix::sys::socket::{ControlMessage, ControlMessageOwned, MsgFlags, Shutdown, recv, recvmsg, sendmsg, shutdown};
+use nix::sys::stat::fstat;
+use nix::sys::uio::pwrite;
 
 #[derive(Debug, Message)]
 enum ToPrimary {
@@ -121,7 +126,7 @@ fn misbehave(mark: &Mark) -> ! {
         }
         "deaf" => {
             greet(control);
-            send(control, &ready());
+            begin(control);
         }
         "message-garbage" => say(control, messages, b"GET / HTTP/1.1\r\nhost: cluster\r\n\r\n"),
         "message-giant" => say(control, messages, &[0xff, 0xff, 0xff, 0x7f, 1]),
@@ -133,12 +138,137 @@ fn misbehave(mark: &Mark) -> ! {
             say(control, messages, &[200, 0, 0, 0, 1, 0]);
             std::process::exit(7);
         }
+        "message-half-and-silence" => {
+            say(control, messages, &[200, 0, 0, 0, 1, 0]);
+            begin(control);
+        }
+        "message-pieces" => {
+            greet(control);
+            begin_large_message(messages, MAX_MESSAGE);
+            begin(control);
+        }
+        "message-pieces-beyond-the-limit" => {
+            greet(control);
+            begin_large_message(messages, 2 * MAX_MESSAGE);
+        }
+        "rights-without-frames" => {
+            greet(control);
+            (0..100).for_each(|_| send_fds(messages, &frame(&hit()), 16));
+        }
+        "rights-too-many" => {
+            greet(control);
+            send_fds(messages, &frame(&hit()), 253);
+        }
+        "rights-too-few" => {
+            greet(control);
+            send_fds(messages, &frame_with(&hit(), 3), 2);
+        }
+        "rights-half-a-frame" => {
+            greet(control);
+            send_fds(messages, &frame_with(&hit(), 16)[..9], 16);
+            begin(control);
+        }
+        "rights-that-nobody-wants" => {
+            greet(control);
+            for _ in 0..1000 {
+                send_fds(messages, &frame_with(&hit(), 16), 16);
+                // The credit for it.
+                patiently(|| recv(messages, &mut [0; 9], MsgFlags::empty()));
+            }
+            send(messages, &frame(&variant(9)));
+        }
+        "nothing" => {}
+        "hello-and-nothing" => greet(control),
+        "board" => {
+            Shared::receive(control);
+            for seed in 1.. {
+                scribble(seed);
+            }
+        }
+        "mailboxes-garbage" => {
+            let mailboxes = Shared::receive(control).mailboxes;
+            let letters = [vec![], vec![0xff; 60], vec![7; 4096], vec![0; 100_000], forged_letter(63, 9)];
+            for (letter, mailbox) in letters.iter().cycle().zip(mailboxes.iter().cycle()) {
+                _ = try_send(*mailbox, letter, &[2; 3]);
+            }
+        }
+        "mailboxes-forged" => {
+            let mailboxes = Shared::receive(control).mailboxes;
+            // Whose other end says nothing: who reads from it as it is, waits.
+            let (connection, _client) = UnixStream::pair().expect("a pair of sockets");
+            let fds = [2, connection.as_raw_fd(), control, mailboxes[0]];
+            let letter = forged_letter(0, fds.len() as u64);
+            for mailbox in mailboxes.iter().cycle().take(40) {
+                _ = try_send(*mailbox, &letter, &fds);
+            }
+        }
+        "mailboxes-shut" => {
+            let Shared { mailboxes, mailbox } = Shared::receive(control);
+            let ends = mailboxes.into_iter().chain([mailbox]);
+            ends.for_each(|end| shutdown(end, Shutdown::Both).expect("it is open"));
+        }
+        "bell" => {
+            Shared::receive(control);
+            loop {
+                jam_the_bell();
+                std::thread::sleep(Duration::from_millis(1));
+            }
+        }
         other => panic!("no behaviour {other:?}"),
     }
     // It does not go by itself.
     loop {
         std::thread::sleep(Duration::from_secs(60));
     }
+}
+
+/// What all workers have from the primary. The board is its stdin and the bell its stdout: what is received takes the lowest
+/// numbers that are free, and these two can be used without unsafe code.
+struct Shared {
+    /// The sending ends, of all slots.
+    mailboxes: Vec<RawFd>,
+    /// The receiving end of its own.
+    mailbox: RawFd,
+}
+
+impl Shared {
+    /// Becomes a worker that is ready, as far as the primary can see.
+    fn receive(control: RawFd) -> Self {
+        send(control, &hello());
+        let mailboxes = receive(control);
+        (0..2).for_each(|number| nix::unistd::close(number).expect("it is open"));
+        let [board, bell, mailbox] = receive(control)[..] else { panic!("a welcome was expected") };
+        assert_eq!([board, bell], [stdin().as_raw_fd(), stdout().as_raw_fd()]);
+        begin(control);
+        Self { mailboxes, mailbox }
+    }
+}
+
+/// Random bytes, of which most go where workers and slots are.
+fn scribble(seed: u64) {
+    let size = fstat(stdin()).expect("it is a file").st_size as u64;
+    let random = |salt: u64| {
+        let mixed = (seed ^ salt << 32).wrapping_mul(0x9e37_79b9_7f4a_7c15);
+        (mixed ^ mixed >> 29).wrapping_mul(0xbf58_476d_1ce4_e5b9)
+    };
+    let place = random(1) >> 8;
+    // The first three slots; else anything, the metrics among it.
+    let place = if seed.is_multiple_of(16) { place % (size - 8) } else { place % 640 };
+    let word = match random(2) >> 62 {
+        0 => 0,
+        1 => u64::MAX,
+        _ => random(3),
+    };
+    pwrite(stdin(), &word.to_ne_bytes(), place as i64).expect("the board can be written");
+}
+
+/// Makes it full, and whoever rings or listens wait, if that is how they do it.
+fn jam_the_bell() {
+    let flags = OFlag::from_bits_retain(fcntl(stdout(), FcntlArg::F_GETFL).expect("it is open"));
+    fcntl(stdout(), FcntlArg::F_SETFL(flags | OFlag::O_NONBLOCK)).expect("it is open");
+    _ = nix::unistd::write(stdout(), &(u64::MAX - 1).to_ne_bytes());
+    _ = nix::unistd::read(stdout(), &mut [0; 8]);
+    fcntl(stdout(), FcntlArg::F_SETFL(flags & !OFlag::O_NONBLOCK)).expect("it is open");
 }
 
 /// The first byte of every packet on the control lane. Its highest bit names the codec.
@@ -200,11 +330,40 @@ fn integer(mut value: u64, width: usize) -> Vec<u8> {
     bytes
 }
 
+/// A letter with connections for `port`, which `count` descriptors are to go with.
+fn forged_letter(port: u64, count: u64) -> Vec<u8> {
+    let client = [variant(0), variant(0), vec![127, 0, 0, 1], integer(9, 2)].concat();
+    let cover = [number(port), integer(0, 4), vec![0]].concat();
+    [cover, number(count), client.repeat(count as usize)].concat()
+}
+
+fn hit() -> Vec<u8> {
+    [variant(0), number(1)].concat()
+}
+
 fn frame(payload: &[u8]) -> Vec<u8> {
-    let mut frame = (payload.len() as u32 + 1).to_le_bytes().to_vec();
-    frame.push(1);
-    frame.extend(payload);
+    frame_of(1, payload)
+}
+
+/// One that says to come with so many descriptors.
+fn frame_with(payload: &[u8], count: u8) -> Vec<u8> {
+    frame_of(7, &[payload, &[count]].concat())
+}
+
+fn frame_of(kind: u8, body: &[u8]) -> Vec<u8> {
+    let mut frame = (body.len() as u32 + 1).to_le_bytes().to_vec();
+    frame.push(kind);
+    frame.extend(body);
     frame
+}
+
+/// The most bytes of a message in this cluster.
+const MAX_MESSAGE: usize = 32 << 20;
+
+/// Sends so much of a message in pieces, and not the last one.
+fn begin_large_message(messages: RawFd, size: usize) {
+    let piece = frame_of(5, &[1; 128 << 10]);
+    (0..size / (128 << 10)).for_each(|_| send_all(messages, &piece));
 }
 
 /// Becomes a worker like any other, as far as the primary can see.
@@ -213,6 +372,11 @@ fn greet(control: RawFd) {
     // The mailboxes and the welcome.
     receive(control);
     receive(control);
+}
+
+/// Is ready, as far as the primary can see.
+fn begin(control: RawFd) {
+    send(control, &ready());
 }
 
 fn say(control: RawFd, messages: RawFd, bytes: &[u8]) {
@@ -225,22 +389,44 @@ fn send(socket: RawFd, bytes: &[u8]) {
 }
 
 fn send_fds(socket: RawFd, bytes: &[u8], count: usize) {
-    let fds = vec![2; count];
-    let rights = [ControlMessage::ScmRights(&fds)];
-    let rights = if count == 0 { &rights[..0] } else { &rights[..] };
-    let parts = [std::io::IoSlice::new(bytes)];
-    patiently(|| sendmsg::<()>(socket, &parts, rights, MsgFlags::MSG_NOSIGNAL, None));
+    patiently(|| try_send(socket, bytes, &vec![2; count]));
 }
 
-fn receive(control: RawFd) {
-    patiently(|| recv(control, &mut [0; 4096], MsgFlags::empty()));
+/// A stream takes as much as it has room for.
+fn send_all(socket: RawFd, mut bytes: &[u8]) {
+    while !bytes.is_empty() {
+        let sent = patiently(|| try_send(socket, bytes, &[]));
+        bytes = &bytes[sent..];
+    }
+}
+
+fn try_send(socket: RawFd, bytes: &[u8], fds: &[RawFd]) -> nix::Result<usize> {
+    let rights = [ControlMessage::ScmRights(fds)];
+    let rights = if fds.is_empty() { &rights[..0] } else { &rights[..] };
+    let flags = MsgFlags::MSG_NOSIGNAL | MsgFlags::MSG_DONTWAIT;
+    sendmsg::<()>(socket, &[std::io::IoSlice::new(bytes)], rights, flags, None)
+}
+
+/// The descriptors of the next packet.
+fn receive(control: RawFd) -> Vec<RawFd> {
+    let mut bytes = [0; 4096];
+    let mut space = nix::cmsg_space!([RawFd; 253]);
+    patiently(|| {
+        let mut parts = [IoSliceMut::new(&mut bytes)];
+        let packet = recvmsg::<()>(control, &mut parts, Some(&mut space), MsgFlags::empty())?;
+        let fds = packet.cmsgs()?.filter_map(|message| match message {
+            ControlMessageOwned::ScmRights(fds) => Some(fds),
+            _ => None,
+        });
+        Ok(fds.flatten().collect())
+    })
 }
 
 /// The control lane does not block, and a peer that is gone is a reason to wait for the end.
-fn patiently(mut call: impl FnMut() -> nix::Result<usize>) {
+fn patiently<T>(mut call: impl FnMut() -> nix::Result<T>) -> T {
     loop {
         match call() {
-            Ok(_) => return,
+            Ok(done) => return done,
             Err(Errno::EAGAIN | Errno::ETOOMANYREFS) => std::thread::sleep(Duration::from_millis(1)),
             Err(error) => panic!("{error}"),
         }

@@ -26,7 +26,7 @@ use super::outbox::{DriverState, Outbox, Stage};
 use super::reply;
 use super::shared::{Core, lock, wake};
 use super::stream::Streams;
-use crate::os;
+use crate::os::{self, MOST_STATE};
 
 /// A lane that was taken apart, as plain data.
 ///
@@ -186,8 +186,15 @@ impl Core {
         let outgoing_fds = outgoing_fds.into_iter().map(|(at, kept)| (at, kept.owned.0)).collect();
         let room =
             WINDOW.checked_sub(spent).ok_or_else(|| format!("{spent} bytes are spent; the window is {WINDOW}"))?;
+        if limit > MOST_STATE {
+            return Err(format!("messages of up to {limit} bytes; {MOST_STATE} is the most"));
+        }
         let mut inbox = Inbox { ended: matches!(stage, Stage::Ended(_)), ..Inbox::default() };
         let waiting = inbox.queue.take_in(&incoming, parcels, limit)?;
+        // One that has ended gives no credit, and does not know any more what it would have owed.
+        if unreturned > WINDOW || waiting > unreturned && !inbox.ended {
+            return Err(format!("messages for {waiting} of {unreturned} bytes wait; the window is {WINDOW}"));
+        }
         reply::go_on_from(next_call);
         let mut core = Self::new(limit, arrivals);
         if stage != Stage::Open {

@@ -1,9 +1,10 @@
 //! Test messages and helpers. The tests themselves: [`frames`], [`shapes`] and [`values`] (pure), [`lanes`],
-//! [`calls`], [`streams`], [`fds`], [`hostile`], [`suspend`].
+//! [`calls`], [`streams`], [`fds`], [`hostile`], [`suspend`], [`fuzz`].
 
 mod calls;
 mod fds;
 mod frames;
+mod fuzz;
 mod hostile;
 mod lanes;
 mod shapes;

@@ -71,7 +71,9 @@ pub(crate) fn receive(mailbox: BorrowedFd<'_>) -> io::Result<Letter> {
         let lost = clients.len() - packet.fds.len();
         tracing::error!(lost, "connections handed to this worker are lost: it has too many open files");
     }
-    let connections = packet.fds.into_iter().zip(clients).map(|(fd, client)| Connection { fd, client }).collect();
+    let connections = packet.fds.into_iter().zip(clients).map(|(fd, client)| Connection { fd, client });
+    // Whoever reads from one that blocks would stand still with all that it serves; ours never do, but anybody can write.
+    let connections = connections.filter(|connection| os::set_nonblocking(connection.fd.as_fd()).is_ok()).collect();
     Ok(Letter { cover, connections })
 }
 

@@ -6,7 +6,7 @@ use std::future::pending;
 use std::io;
 use std::os::fd::{AsFd as _, AsRawFd as _, OwnedFd};
 use std::sync::atomic::{AtomicBool, AtomicI32, AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::time::Duration;
 
 use nix::errno::Errno;
@@ -51,6 +51,8 @@ pub(crate) struct Reception {
     exchange: Exchange,
     mailbox: AsyncFd<OwnedFd>,
     desks: Mutex<BTreeMap<PortId, Arc<Desk>>>,
+    /// Where connections wait that came for a listener which is not here.
+    strays: Mutex<Vec<Weak<Desk>>>,
     streams: Arc<Tally>,
     /// The highest number that a descriptor of a connection has had.
     highest: AtomicI32,
@@ -113,6 +115,7 @@ impl Reception {
             exchange,
             mailbox,
             desks: Mutex::default(),
+            strays: Mutex::default(),
             streams,
             highest: AtomicI32::new(0),
             is_cut_off: AtomicBool::new(false),
@@ -227,11 +230,16 @@ impl Reception {
         let is_here = desk.is_some();
         // Nobody here listens on it any more; somebody else may.
         let desk = desk.unwrap_or_else(|| Arc::new(Desk::new(port)));
+        let is_too_many = !is_here && self.strays() + letter.connections.len() > most_strays();
         for connection in letter.connections {
             if !is_counted {
                 // Who reads the same mailbox, before us or after us, would wait for it in vain and look busier than it is.
                 self.exchange.withdraw(self.seat.slot, counted_by);
                 self.seat.line.open();
+            }
+            if is_too_many {
+                self.seat.line.close();
+                continue;
             }
             let arrival = self.hold(&desk, connection);
             match self.exchange.dispatch().head_key() {
@@ -239,15 +247,28 @@ impl Reception {
                 _ => desk.push(arrival),
             }
         }
-        if !is_here {
+        if is_too_many {
+            tracing::error!(
+                port = port.0,
+                "connections for a listener that is not here are closed: too many wait for one already"
+            );
+        } else if !is_here {
+            self.lock_strays().push(Arc::downgrade(&desk));
             self.offer(desk);
         }
         Ok(())
     }
 
+    /// How many connections wait for a listener that is not here.
+    fn strays(&self) -> usize {
+        let mut strays = self.lock_strays();
+        strays.retain(|desk| desk.strong_count() > 0);
+        strays.iter().filter_map(Weak::upgrade).map(|desk| desk.waiting().len()).sum()
+    }
+
     /// Whether this process can open as many descriptors as a letter may bring.
     pub(crate) fn has_room_for_a_letter(&self) -> bool {
-        let (most, _) = getrlimit(Resource::RLIMIT_NOFILE).unwrap_or((u64::MAX, 0));
+        let most = most_descriptors();
         let highest = u64::try_from(self.highest.load(Ordering::Relaxed)).unwrap_or(0);
         // The kernel gives the lowest number that is free. As long as none was near the limit, there is room.
         highest.saturating_add(2 * mailbox::BATCH as u64) < most
@@ -411,6 +432,10 @@ impl Reception {
         }
     }
 
+    fn lock_strays(&self) -> MutexGuard<'_, Vec<Weak<Desk>>> {
+        self.strays.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
     fn desks(&self) -> MutexGuard<'_, BTreeMap<PortId, Arc<Desk>>> {
         self.desks.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -510,6 +535,15 @@ impl Drop for Held {
         self.desk.open.fetch_sub(1, Ordering::Relaxed);
         self.desk.closed.notify_one();
     }
+}
+
+/// Connections may wait for a listener that is not here as long as half of all descriptors are left for those that are.
+fn most_strays() -> usize {
+    usize::try_from(most_descriptors() / 2).unwrap_or(usize::MAX)
+}
+
+fn most_descriptors() -> u64 {
+    getrlimit(Resource::RLIMIT_NOFILE).map_or(u64::MAX, |(soft, _hard)| soft)
 }
 
 /// Looks for `key` at the beginning of what the client sends, and leaves it all where it is.

@@ -340,4 +340,100 @@ mod tests {
             format!("it is built with cluster's feature `{its}`, and this one with `{ours}`; build it with the same");
         assert!(its != ours && error.starts_with(&told), "{error}");
     }
+
+    mod fuzz {
+        use super::*;
+        use crate::Restart;
+        use crate::fuzz::{Random, fuzz};
+        use crate::ipc::{Lane, NoMessages};
+        use crate::listen::inherited::InheritedSockets;
+        use crate::moment::Moment;
+        use crate::supervisor::{self, Supervisor};
+
+        /// What another program has left, or something like it: a state that is the same when it is left again, or an error.
+        #[test]
+        fn state() {
+            let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+            let _entered = runtime.enter();
+            let ports = Ports::new(3, Dispatch::Balanced, InheritedSockets::default(), 1024).unwrap();
+            let lane: Lane<NoMessages, NoMessages> = Lane::new(1 << 20, Default::default());
+            let suspended = runtime.block_on(lane.suspend(Duration::from_secs(60))).unwrap().0;
+            fuzz("primary::legacy::tests::fuzz::state", |random| {
+                let mut bytes = os::read_state(&legacy(random, &ports, &suspended).write().unwrap()).unwrap();
+                if random.once_in(10) {
+                    let size = random.below(200);
+                    bytes.truncate(4);
+                    bytes.extend(random.bytes(size));
+                }
+                random.damage(&mut bytes);
+                let Ok(read) = Legacy::read(&os::create_state(&bytes).unwrap()) else { return };
+                let outcome = read.check::<NoMessages, NoMessages>(&Dispatch::Balanced);
+                assert!(outcome.is_ok_and(|()| true) || !read.descriptors().is_empty());
+                let again = os::read_state(&read.write().unwrap()).unwrap();
+                assert!(
+                    again
+                        == os::read_state(&Legacy::read(&os::create_state(&again).unwrap()).unwrap().write().unwrap())
+                            .unwrap()
+                );
+            });
+        }
+
+        fn legacy(random: &mut Random, ports: &Ports, suspended: &Suspended) -> Legacy {
+            let (ports, fds) = ports.describe();
+            let member = |number: u64| MemberState {
+                worker: WorkerId::new(number),
+                slot: number as usize,
+                generation: 1,
+                pid: 1000,
+                control: 7,
+                lane: match number {
+                    0 => LaneState::Untouched,
+                    1 => LaneState::Kept(8, Some(suspended.clone())),
+                    _ => LaneState::Suspended(Some(9), suspended.clone()),
+                },
+                output: Some([10, 11]),
+                log: Some(b"/tmp/log".to_vec()),
+                ports: BTreeSet::from([PortId(1)]),
+                peers: BTreeSet::from([WorkerId::new(2)]),
+                drains_last: false,
+            };
+            let members = (0..random.below(5) as u64).map(member).collect();
+            Legacy::new(
+                (Schema::of::<NoMessages>(), Schema::of::<NoMessages>()),
+                "/bin/true".into(),
+                3,
+                memory(random),
+                Duration::from_millis(7),
+                (ports, fds.iter().map(|fd| fd.as_raw_fd()).collect()),
+                members,
+                Vec::new(),
+                vec![(1, 12)],
+                random.once_in(2).then(|| Bytes::from_static(b"what the user carries over")),
+                Vec::new(),
+                13,
+            )
+        }
+
+        /// Of a supervisor that has some workers in several states.
+        fn memory(random: &mut Random) -> Memory {
+            let second = Duration::from_secs(1);
+            let settings = supervisor::Settings {
+                slots: 3,
+                restart: Restart::Always,
+                start_timeout: second,
+                grace: second,
+                drain_delay: second,
+                surge: 1,
+                max_age: None,
+            };
+            let mut supervisor = Supervisor::new(settings);
+            let mut actions = Vec::new();
+            supervisor.step(Moment::from_nanos(1), supervisor::Event::Start, &mut actions);
+            for number in 1..=random.below(4) as u64 {
+                let ready = supervisor::Event::Ready(WorkerId::new(number));
+                supervisor.step(Moment::from_nanos(1 + number), ready, &mut actions);
+            }
+            supervisor.memory().clone()
+        }
+    }
 }

@@ -220,7 +220,11 @@ impl Ports {
 
     /// Completes when it is time to [look](Self::look). Cancel safe.
     pub(super) async fn is_due(&self) {
-        let read = |bell: &OwnedFd| nix::unistd::read(bell, &mut [0; 8]).map_err(io::Error::from);
+        let read = |bell: &OwnedFd| {
+            // All workers share it, and one that makes it block must not stop us.
+            os::set_nonblocking(bell.as_fd())?;
+            nix::unistd::read(bell, &mut [0; 8]).map_err(io::Error::from)
+        };
         tokio::select! {
             () = super::sleep_until_some(self.next_look) => {}
             // An error would mean that the runtime shuts down, and this process with it.

@@ -3,13 +3,14 @@
 //! The primary serves what waits behind a worker that is stuck. It looks only while somebody is awake; the first one to wake up
 //! rings for it.
 
-use std::os::fd::OwnedFd;
+use std::os::fd::{AsFd as _, OwnedFd};
 use std::sync::OnceLock;
 use std::sync::atomic::{AtomicUsize, Ordering, fence};
 
 use tokio::runtime::Builder;
 
 use crate::board::{Board, Line};
+use crate::os;
 
 static PULSE: OnceLock<Pulse> = OnceLock::new();
 /// Threads of the runtime that do not wait.
@@ -106,6 +107,8 @@ impl Pulse {
     }
 
     fn ring(&self) {
+        // Nobody is to wait for others to make it so: all share it.
+        _ = os::set_nonblocking(self.bell.as_fd());
         // A bell that rings already cannot ring more.
         _ = nix::unistd::write(&self.bell, &1_u64.to_ne_bytes());
     }

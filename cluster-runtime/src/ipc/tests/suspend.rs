@@ -240,9 +240,17 @@ async fn what_is_not_the_state_of_a_lane_is_refused() {
         broken.incoming = incoming;
         assert!(Primary::resume(broken, Arc::default()).is_err());
     }
-    let mut broken = sound;
-    broken.spent = WINDOW + 1;
-    assert!(Primary::resume(broken, Arc::default()).is_err());
+    for change in [
+        |broken: &mut Suspended| broken.spent = WINDOW + 1,
+        |broken: &mut Suspended| broken.unreturned = WINDOW + 1,
+        |broken: &mut Suspended| broken.limit = usize::MAX / 2,
+        // It waits, and nobody has been asked for credit.
+        |broken: &mut Suspended| broken.incoming = Bytes::from_static(&[2, 0, 0, 0, 1, 7]),
+    ] {
+        let mut broken = sound.clone();
+        change(&mut broken);
+        assert!(Primary::resume(broken, Arc::default()).is_err());
+    }
 }
 
 proptest! {

@@ -16,7 +16,7 @@ use super::*;
 
 /// All that serde knows.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-enum Anything {
+pub(super) enum Anything {
     Nothing,
     Newtype(Wrapped),
     Tuple(bool, char, String),
@@ -36,17 +36,17 @@ enum Anything {
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-struct Wrapped(u64);
+pub(super) struct Wrapped(u64);
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-struct Hollow;
+pub(super) struct Hollow;
 
-type Signed = (i8, i16, i32, i64, i128, isize);
-type Unsigned = (u8, u16, u32, u64, u128, usize);
+pub(super) type Signed = (i8, i16, i32, i64, i128, isize);
+pub(super) type Unsigned = (u8, u16, u32, u64, u128, usize);
 
 /// By their bits, so that every NaN is itself.
 #[derive(Clone, Copy, Serialize, Deserialize)]
-struct Floats(f32, f64);
+pub(super) struct Floats(f32, f64);
 
 impl Floats {
     fn bits(self) -> (u32, u64) {
@@ -68,7 +68,7 @@ impl Debug for Floats {
     }
 }
 
-fn anything() -> impl Strategy<Value = Anything> {
+pub(super) fn anything() -> impl Strategy<Value = Anything> {
     let leaf = prop_oneof![
         Just(Anything::Nothing),
         Just(Anything::Unit((), Hollow)),
