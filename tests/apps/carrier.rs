@@ -327,7 +327,7 @@ mod unread_down {
         for _ in 0..waiting {
             match worker.recv().await {
                 Some(Talk::Connection(_, connection)) => {
-                    serve(connection, format!("answered by {}", worker.id())).await
+                    serve(connection, format!("answered by {}", worker.id())).await;
                 }
                 other => panic!("{other:?} is not said here"),
             }
