@@ -13,6 +13,9 @@ use super::fd::Fds;
 use super::frame::{self, Frame, Large, Violation, WINDOW};
 use super::suspend::{Carried, Suspension};
 
+/// Most messages are no larger as frames.
+const TINY: usize = 48;
+
 pub(super) struct Outbox {
     pub(super) stage: Stage,
     pub(super) driver: DriverState,
@@ -281,7 +284,11 @@ impl Outbox {
         match frame {
             Frame::Small(buffer, size) => {
                 let end = self.queue.len() + size;
-                self.queue.extend_from_slice(*buffer);
+                // A copy of a size that is known is quicker than one of so many bytes.
+                match buffer.first_chunk::<TINY>() {
+                    Some(front) if *size <= TINY => self.queue.extend_from_slice(front),
+                    _ => self.queue.extend_from_slice(*buffer),
+                }
                 self.queue.truncate(end);
                 self.total_queued += *size as u64;
             }

@@ -29,7 +29,7 @@ const MOST_UNREAD: usize = 4 * WINDOW;
 
 /// How many sends or receives count as one of the steps after which tokio lets other tasks have their turn. They are much quicker
 /// than what those steps are made for, and a turn cut short means small writes.
-const PER_STEP: u8 = 16;
+const PER_STEP: u8 = 32;
 
 pub(super) struct Core {
     /// The most bytes of payload in a message or an answer.
