@@ -251,7 +251,7 @@ pub fn skip(why: &str) {
     eprintln!("SKIPPED: {why}");
 }
 
-/// An example of this package that is no [[bin]], whose path Cargo does not name: it lies beside the tests.
+/// An example of this package that is no `[[bin]]`, whose path Cargo does not name: it lies beside the tests.
 ///
 /// # Panics
 /// If it has not been built.
