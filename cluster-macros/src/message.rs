@@ -738,6 +738,7 @@ mod tests {
                         )
                     }
 
+                    #[inline]
                     fn into_wire(
                         self
                     ) -> ::core::result::Result<__ClusterWire, ::cluster::__private::ForwardedReply> {
@@ -751,6 +752,7 @@ mod tests {
                         }
                     }
 
+                    #[inline]
                     fn from_wire(wire: __ClusterWire, origin: &::cluster::__private::Origin) -> Self {
                         match wire {
                             __ClusterWire::Hit { path: field0 } => Self::Hit { path: field0 },
