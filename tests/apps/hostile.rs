@@ -165,7 +165,8 @@ fn misbehave(mark: &Mark) -> ! {
         }
         "rights-half-a-frame" => {
             greet(control);
-            send_fds(messages, &frame_with(&hit(), 16)[..9], 16);
+            let frame = frame_with(&hit(), 16);
+            send_fds(messages, &frame[..frame.len() - 2], 16);
             begin(control);
         }
         "rights-that-nobody-wants" => {
