@@ -1,7 +1,7 @@
 //! Descriptors in messages: [`Fd`], and how they get from a value into a frame and back.
 //!
 //! serde sees bytes only. So while a lane encodes or decodes a message, its descriptors lie beside it, in a place of the thread
-//! ([`Packing`], [`unpack`]), and what is written is their number in that pile.
+//! ([`pack_while`], [`unpack`]), and what is written is their number in that pile.
 
 use std::cell::{Cell, RefCell};
 use std::fmt;
@@ -171,13 +171,13 @@ enum State {
 }
 
 /// A message is being encoded, until this is dropped.
-pub(super) struct Packing {
+struct Packing {
     outer: State,
 }
 
 impl Packing {
     #[inline]
-    pub(super) fn begin() -> Self {
+    fn begin() -> Self {
         let outer = STATE.get();
         STATE.set(if outer == State::Idle { State::Packing } else { State::Nested });
         Self { outer }
@@ -185,13 +185,13 @@ impl Packing {
 
     /// Why it could not be encoded, if it is for a descriptor; else what the codec says.
     #[cold]
-    pub(super) fn explain(self, text: String) -> String {
+    fn explain(self, text: String) -> String {
         if STATE.get() == State::Refused { REFUSAL.take() } else { text }
     }
 
     /// The descriptors in it, if any.
     #[inline]
-    pub(super) fn end(self) -> Option<Fds> {
+    fn end(self) -> Option<Fds> {
         (STATE.get() == State::Packed).then(|| PACKED.take())
     }
 }
@@ -232,8 +232,26 @@ fn try_pack(value: &impl AsFd) -> Result<u8, String> {
     })
 }
 
+/// Encodes a message; returns the descriptors in it, if any. The error is for people.
+#[inline(always)]
+pub(super) fn pack_while(encode: impl FnOnce() -> Result<(), String>) -> Result<Option<Fds>, String> {
+    let packing = Packing::begin();
+    match encode() {
+        Ok(()) => Ok(packing.end()),
+        Err(text) => Err(packing.explain(text)),
+    }
+}
+
 /// Decodes a message that this came with.
-pub(super) fn unpack<T>(parcel: Parcel, decode: impl FnOnce() -> T) -> T {
+#[inline(always)]
+pub(super) fn unpack<T>(parcel: Option<Parcel>, decode: impl FnOnce() -> T) -> T {
+    match parcel {
+        None => decode(),
+        Some(parcel) => decode_beside(parcel, decode),
+    }
+}
+
+fn decode_beside<T>(parcel: Parcel, decode: impl FnOnce() -> T) -> T {
     struct Restore(Option<Parcel>);
 
     impl Drop for Restore {

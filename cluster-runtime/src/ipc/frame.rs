@@ -280,6 +280,15 @@ impl<'a> FrameBuf<'a> {
         self.finish_on_heap()
     }
 
+    /// The frame, with descriptors if there are any.
+    #[inline]
+    pub(super) fn finish_carrying(&mut self, fds: Option<Fds>) -> Result<Frame<'_>, TooLarge> {
+        match fds {
+            None => self.finish(),
+            Some(fds) => self.finish_with(fds),
+        }
+    }
+
     /// The frame with these descriptors.
     pub(super) fn finish_with(&mut self, fds: Fds) -> Result<Frame<'_>, TooLarge> {
         let kind = match self.stack[LENGTH] {

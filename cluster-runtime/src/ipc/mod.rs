@@ -63,7 +63,6 @@ pub use self::replies::{Answers, Replies};
 pub use self::reply::{ForwardedReply, Origin, Reply, ReplyTag};
 pub(crate) use self::suspend::Suspended;
 
-use self::fd::Packing;
 use self::frame::{Frame, FrameBuf, Large, Spare};
 pub(crate) use self::inbox::Batch;
 use self::inbox::{Apart, Payload, SMALL};
@@ -358,10 +357,8 @@ impl<Out: Message, In: Message> Lane<Out, In> {
 
     #[inline(never)]
     fn open(&self, apart: Apart) -> Received<In> {
-        match apart.open() {
-            (payload, None) => self.decode(&payload),
-            (payload, Some(parcel)) => fd::unpack(parcel, || self.decode(&payload)),
-        }
+        let (payload, parcel) = apart.open();
+        fd::unpack(parcel, || self.decode(&payload))
     }
 
     #[inline(always)]
@@ -432,15 +429,8 @@ fn encode<M: Message, R, E: From<SendError>>(
 ) -> Result<R, E> {
     let wire = message.into_wire().map_err(|ForwardedReply| SendError::ForwardedReply)?;
     let mut frame = FrameBuf::message(limit, spare);
-    let packing = Packing::begin();
-    if let Err(text) = codec::encode(&wire, |bytes| frame.put(bytes)) {
-        return Err(SendError::Encode(packing.explain(text)).into());
-    }
-    let frame = match packing.end() {
-        None => frame.finish(),
-        Some(fds) => frame.finish_with(fds),
-    };
-    match frame {
+    let fds = fd::pack_while(|| codec::encode(&wire, |bytes| frame.put(bytes))).map_err(SendError::Encode)?;
+    match frame.finish_carrying(fds) {
         Ok(frame) => done(frame),
         Err(too_large) => Err(SendError::from(too_large).into()),
     }

@@ -11,7 +11,7 @@ use serde::de::DeserializeOwned;
 use tokio::task::coop;
 
 use super::error::{CallError, SendError, TrySendError};
-use super::fd::{self, Packing};
+use super::fd;
 use super::frame::{Frame, FrameBuf};
 use super::inbox::{Payload, SMALL};
 use super::reply::{self, ForwardedReply, Origin, ReplyTag};
@@ -166,15 +166,9 @@ impl<T: Serialize + DeserializeOwned + Send + 'static> Replies<T> {
         let Some(Asker::Peer(core, tag, outflow)) = &self.asker else { return Err(SendError::Gone.into()) };
         let mut frame = FrameBuf::item(tag.number(), core.limit, Some(core.spare()));
         // User code runs here; no lock is held.
-        let packing = Packing::begin();
-        codec::encode(&value, |bytes| frame.put(bytes)).map_err(SendError::Encode)?;
-        let fds = packing.end();
+        let fds = fd::pack_while(|| codec::encode(&value, |bytes| frame.put(bytes))).map_err(SendError::Encode)?;
         drop(value);
-        let frame = match fds {
-            None => frame.finish(),
-            Some(fds) => frame.finish_with(fds),
-        };
-        let frame = frame.map_err(SendError::from)?;
+        let frame = frame.finish_carrying(fds).map_err(SendError::from)?;
         match core.queue_item(outflow, &frame) {
             Ok(()) => Ok(()),
             Err(NotQueued::NoRoom) => Err(Box::new(Refusal::NoRoom(keep(frame)))),
@@ -293,10 +287,10 @@ impl<T: DeserializeOwned> Answers<T> {
         // User code runs from here on; no lock is held.
         self.core.poll_item(self.tag, &self.inflow, &mut small, cx).map(|next| match next {
             Next::Item(Payload::Small(size)) => self.decode(&small[..size]),
-            Next::Item(Payload::Apart(apart)) => match apart.open() {
-                (payload, None) => self.decode(&payload),
-                (payload, Some(parcel)) => fd::unpack(parcel, || self.decode(&payload)),
-            },
+            Next::Item(Payload::Apart(apart)) => {
+                let (payload, parcel) = apart.open();
+                fd::unpack(parcel, || self.decode(&payload))
+            }
             Next::Over(End::Finished) => Ok(None),
             Next::Over(End::Unanswered) => Err(CallError::Unanswered),
             Next::Over(End::Gone) => Err(CallError::Gone),

@@ -17,7 +17,7 @@ use tokio::sync::oneshot;
 
 use super::codec;
 use super::error::CallError;
-use super::fd::{self, Packing, Parcel};
+use super::fd::{self, Parcel};
 use super::frame::FrameBuf;
 use super::shared::{Core, Unread};
 
@@ -164,22 +164,16 @@ impl Asker {
         match self {
             Self::Peer(core, tag) => {
                 let mut frame = FrameBuf::reply(tag.0, core.limit, Some(core.spare()));
-                let packing = Packing::begin();
-                codec::encode(value, |bytes| frame.put(bytes))?;
-                let frame = match packing.end() {
-                    None => frame.finish(),
-                    Some(fds) => frame.finish_with(fds),
-                };
-                let frame = frame.map_err(|too_large| too_large.to_string())?;
+                let fds = fd::pack_while(|| codec::encode(value, |bytes| frame.put(bytes)))?;
+                let frame = frame.finish_carrying(fds).map_err(|too_large| too_large.to_string())?;
                 let queued = core.queue_answer(tag.0, &frame);
                 queued.map_err(|Unread(bytes)| format!("the asking process leaves {bytes} bytes of answers unread"))
             }
             Self::Here(core, tag) => {
                 let mut payload = Vec::new();
-                let packing = Packing::begin();
-                codec::encode(value, |bytes| payload.extend_from_slice(bytes))?;
+                let fds = fd::pack_while(|| codec::encode(value, |bytes| payload.extend_from_slice(bytes)))?;
                 let own = |fd| Arc::try_unwrap(fd).expect("it was packed just now, and for this answer alone");
-                let parcel = packing.end().map(|fds| Parcel::new(fds.into_iter().map(own).collect(), false));
+                let parcel = fds.map(|fds| Parcel::new(fds.into_iter().map(own).collect(), false));
                 core.resolve(tag.0, Answer::Value(payload.into(), parcel));
                 Ok(())
             }
@@ -228,16 +222,10 @@ pub(super) struct Question<'a> {
 impl Question<'_> {
     pub(super) async fn answer<T: DeserializeOwned>(mut self) -> Result<T, CallError> {
         match (&mut self.answer).await {
-            Ok(Answer::Value(payload, parcel)) => {
-                let decoded = match parcel {
-                    None => codec::decode(&payload),
-                    Some(parcel) => fd::unpack(parcel, || codec::decode(&payload)),
-                };
-                decoded.map_err(|malformed| {
-                    self.core.distrust(format!("an answer cannot be decoded: {malformed}"));
-                    CallError::Malformed(malformed)
-                })
-            }
+            Ok(Answer::Value(payload, parcel)) => fd::unpack(parcel, || codec::decode(&payload)).map_err(|malformed| {
+                self.core.distrust(format!("an answer cannot be decoded: {malformed}"));
+                CallError::Malformed(malformed)
+            }),
             Ok(Answer::Unanswered) => Err(CallError::Unanswered),
             Err(_lane_ended) => Err(CallError::Gone),
         }

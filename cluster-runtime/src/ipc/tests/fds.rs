@@ -274,7 +274,7 @@ async fn what_names_a_descriptor_that_it_does_not_carry_ends_the_lane() {
 #[test]
 fn a_descriptor_that_was_lost_says_so_when_it_is_taken() {
     let payload = codec::encode_state(&0_u8).unwrap();
-    let lost: Fd<File> = fd::unpack(fd::Parcel::new(Vec::new(), true), || codec::decode(&payload)).unwrap();
+    let lost: Fd<File> = fd::unpack(Some(fd::Parcel::new(Vec::new(), true)), || codec::decode(&payload)).unwrap();
     assert_eq!(format!("{lost:?}"), "Fd(lost)");
     assert_eq!(lost.into_inner().unwrap_err().raw_os_error(), Some(libc::EMFILE));
 }
