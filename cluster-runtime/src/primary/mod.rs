@@ -211,7 +211,7 @@ impl Shell {
                 outcome = self.look();
                 continue;
             }
-            let deadline = self.supervisor.next_deadline().map(|deadline| Instant::now() + (deadline - self.now()));
+            let deadline = self.next_deadline();
             let timer = deadline.into_iter().chain(self.ports.next_look()).min();
             // What has happened comes before what is due: a worker that was ready in time must be heard in time.
             let event = tokio::select! {
@@ -252,13 +252,15 @@ impl Shell {
         code
     }
 
-    /// Steps until nothing follows: an action that fails is an event again.
+    /// Steps until nothing follows: an action that fails is an event again, of the same moment. If this process is stopped between
+    /// the two, then [`mind_the_time`](Self::mind_the_time) is to notice before any deadline is looked at.
     fn step(&mut self, event: supervisor::Event) -> Option<Outcome> {
+        let now = self.now();
         let mut events = vec![event];
         let mut outcome = None;
         while let Some(event) = events.pop() {
             let mut actions = Vec::new();
-            self.supervisor.step(self.now(), event, &mut actions);
+            self.supervisor.step(now, event, &mut actions);
             self.appoint_leads();
             for action in actions {
                 match action {
@@ -303,6 +305,12 @@ impl Shell {
     /// The supervisor's clock.
     fn now(&self) -> Moment {
         Moment::from_nanos(board::now()) - self.stalled
+    }
+
+    /// The supervisor's next deadline. It lies in the past if this process stood still since the last step.
+    fn next_deadline(&self) -> Option<Instant> {
+        let (deadline, now, here) = (self.supervisor.next_deadline()?, self.now(), Instant::now());
+        here.checked_add(deadline - now)?.checked_sub(now - deadline)
     }
 
     fn requested(&mut self, request: Request) -> Option<supervisor::Event> {
