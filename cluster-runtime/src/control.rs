@@ -177,7 +177,7 @@ impl Control {
 
 fn encode<T: Serialize>(message: &T) -> io::Result<Vec<u8>> {
     let mut packet = vec![PROTOCOL];
-    codec::encode(message, |piece| packet.extend_from_slice(piece)).map_err(io::Error::other)?;
+    codec::encode(message, &mut packet).map_err(io::Error::other)?;
     debug_assert!(packet.len() <= LARGEST_PACKET, "the vocabulary is made of small things");
     Ok(packet)
 }

@@ -96,7 +96,7 @@ mod tests {
 
     fn encoded(value: &impl serde::Serialize) -> Vec<u8> {
         let mut bytes = Vec::new();
-        encode(value, |piece| bytes.extend_from_slice(piece)).unwrap();
+        encode(value, &mut bytes).unwrap();
         bytes
     }
 

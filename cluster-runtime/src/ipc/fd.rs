@@ -183,25 +183,29 @@ impl Packing {
         Self { outer }
     }
 
-    /// Why it could not be encoded, if it is for a descriptor; else what the codec says.
+    /// What became of the descriptors, and why it could not be encoded, if it is for one of them; else what the codec says.
     #[cold]
-    fn explain(self, text: String) -> String {
-        if STATE.get() == State::Refused { REFUSAL.take() } else { text }
+    fn conclude(&self, encoded: Result<(), String>) -> Result<Option<Box<Fds>>, String> {
+        match (encoded, STATE.get()) {
+            (Ok(()), State::Packed) => Ok(Some(Box::new(PACKED.take()))),
+            (Ok(()), _) => Ok(None),
+            (Err(_), State::Refused) => Err(REFUSAL.take()),
+            (Err(text), _) => Err(text),
+        }
     }
 
-    /// The descriptors in it, if any.
-    #[inline]
-    fn end(self) -> Option<Fds> {
-        (STATE.get() == State::Packed).then(|| PACKED.take())
+    /// Forgets what was left by one that could not be encoded to its end.
+    #[cold]
+    fn clear() {
+        PACKED.take();
     }
 }
 
 impl Drop for Packing {
-    #[inline]
+    #[inline(always)]
     fn drop(&mut self) {
         if let State::Packed | State::Refused = STATE.get() {
-            // Left by one that could not be encoded to its end.
-            PACKED.take();
+            Self::clear();
         }
         STATE.set(self.outer);
     }
@@ -232,13 +236,14 @@ fn try_pack(value: &impl AsFd) -> Result<u8, String> {
     })
 }
 
-/// Encodes a message; returns the descriptors in it, if any. The error is for people.
+/// Encodes a message; returns the descriptors in it, if any (boxed: that there are none, which is the rule, is then known from a
+/// register). The error is for people.
 #[inline(always)]
-pub(super) fn pack_while(encode: impl FnOnce() -> Result<(), String>) -> Result<Option<Fds>, String> {
+pub(super) fn pack_while(encode: impl FnOnce() -> Result<(), String>) -> Result<Option<Box<Fds>>, String> {
     let packing = Packing::begin();
-    match encode() {
-        Ok(()) => Ok(packing.end()),
-        Err(text) => Err(packing.explain(text)),
+    match (encode(), STATE.get()) {
+        (Ok(()), State::Packing | State::Nested) => Ok(None),
+        (encoded, _) => packing.conclude(encoded),
     }
 }
 

@@ -1,4 +1,4 @@
-//! Bytes ↔ frames. Pure: no socket, no clock, no lock but the one around a spare buffer.
+//! Bytes ↔ frames. Pure: no socket, no clock, no lock.
 //!
 //! A frame is `length: u32 | kind: u8 | body`, little-endian; the length counts kind and body.
 //!
@@ -26,14 +26,15 @@
 //!
 //! What 9 to 14 mean is said in [`stream`](super::stream).
 
+use std::cell::{Cell, RefCell};
 use std::collections::VecDeque;
 use std::fmt;
 use std::mem;
-use std::sync::{Mutex, PoisonError};
 
 use bytes::buf::Limit;
 use bytes::{Buf, BufMut, Bytes, BytesMut};
 
+use super::codec::Sink;
 use super::fd::{Fds, Parcel};
 
 /// Part of every fingerprint; to be counted up when the layout changes.
@@ -132,13 +133,18 @@ fn header(kind: u8, body: usize) -> [u8; HEADER] {
 // ---- writing ----
 
 /// A frame that is ready to be sent.
-#[derive(Debug)]
+#[derive(Clone, Copy, Debug)]
 pub(super) enum Frame<'a> {
     /// The first bytes of the buffer: a copy of all of it is quicker than one of so many bytes.
-    Small(&'a [u8; ON_STACK], usize),
+    Small(&'a Front, usize),
     Whole(&'a [u8]),
-    Large(Large),
+    Large(&'a Large),
 }
+
+/// Where a small frame is made.
+pub(super) type Front = [u8; SMALL];
+
+const SMALL: usize = 128;
 
 /// A frame in pieces, as they travel; or any with descriptors.
 #[derive(Clone, Debug)]
@@ -174,7 +180,7 @@ impl Frame<'_> {
         let pieces = match self {
             Self::Small(buffer, size) => Bytes::copy_from_slice(&buffer[..*size]),
             Self::Whole(frame) => Bytes::copy_from_slice(frame),
-            Self::Large(large) => return large.clone(),
+            Self::Large(large) => return Large::clone(large),
         };
         Large { pieces, cost: self.cost(), fds: Fds::new() }
     }
@@ -215,156 +221,185 @@ impl Large {
     }
 }
 
-/// A buffer kept for the next frame that does not fit on the stack.
-pub(super) type Spare = Mutex<Vec<u8>>;
-
-/// One frame under construction: on the stack while it is small, in a buffer that is used again when not, and in one of its own
-/// when it is large. Past the limit it only counts.
+/// One frame under construction: in the front while it is small, and behind that in a buffer that is used again, unless the frame
+/// is large. Past the limit it only counts.
 pub(super) struct FrameBuf<'a> {
+    /// Behind [`LENGTH`] bytes, kind and body.
+    front: &'a mut Front,
     /// Bytes of kind and body.
     size: usize,
     /// How many of those are no payload.
     head: usize,
     /// The most bytes of payload.
     limit: usize,
-    /// Behind [`HEADER`] bytes, kind and body, with a header before each further piece.
-    heap: Vec<u8>,
-    spare: Option<&'a Spare>,
-    /// Behind [`LENGTH`] bytes, kind and body.
-    stack: [u8; ON_STACK],
+    beyond: Option<Box<Beyond>>,
 }
 
-const ON_STACK: usize = 128;
+/// A frame that is not small.
+#[derive(Default)]
+struct Beyond {
+    /// Behind [`HEADER`] bytes, kind and body, with a header before each further piece. Nothing past the limit.
+    bytes: Vec<u8>,
+    /// What became of it.
+    large: Option<Large>,
+}
+
+thread_local! {
+    static FRONT: RefCell<Front> = const { RefCell::new([0; SMALL]) };
+    static SPARE: Cell<Option<Box<Beyond>>> = const { Cell::new(None) };
+}
+
+/// Lends out the place where this thread makes its frames.
+#[inline(always)]
+pub(super) fn with_front<R>(make: impl FnOnce(&mut Front) -> R) -> R {
+    FRONT.with(|front| match front.try_borrow_mut() {
+        Ok(mut front) => make(&mut front),
+        // One frame may be made while another one is, by a `Serialize` that sends.
+        Err(_in_use) => make(&mut [0; SMALL]),
+    })
+}
 
 impl<'a> FrameBuf<'a> {
     #[inline]
-    pub(super) fn message(limit: usize, spare: Option<&'a Spare>) -> Self {
-        let mut frame = Self { size: 1, head: 1, limit, heap: Vec::new(), spare, stack: [0; ON_STACK] };
-        frame.stack[LENGTH] = MESSAGE;
-        frame
+    pub(super) fn message(front: &'a mut Front, limit: usize) -> Self {
+        front[LENGTH] = MESSAGE;
+        Self { front, size: 1, head: 1, limit, beyond: None }
     }
 
-    pub(super) fn reply(tag: u64, limit: usize, spare: Option<&'a Spare>) -> Self {
-        Self::tagged(REPLY, tag, limit, spare)
+    pub(super) fn reply(front: &'a mut Front, tag: u64, limit: usize) -> Self {
+        Self::tagged(front, REPLY, tag, limit)
     }
 
-    pub(super) fn item(tag: u64, limit: usize, spare: Option<&'a Spare>) -> Self {
-        Self::tagged(ITEM, tag, limit, spare)
-    }
-
-    fn tagged(kind: u8, tag: u64, limit: usize, spare: Option<&'a Spare>) -> Self {
-        let mut frame = Self { size: 1, head: 1 + TAG, limit, heap: Vec::new(), spare, stack: [0; ON_STACK] };
-        frame.stack[LENGTH] = kind;
-        frame.put(&tag.to_le_bytes());
-        frame
+    pub(super) fn item(front: &'a mut Front, tag: u64, limit: usize) -> Self {
+        Self::tagged(front, ITEM, tag, limit)
     }
 
     #[inline]
-    pub(super) fn put(&mut self, bytes: &[u8]) {
-        let start = LENGTH + self.size;
-        self.size += bytes.len();
-        match self.stack.get_mut(start..start + bytes.len()) {
-            Some(place) => place.copy_from_slice(bytes),
-            None => self.put_on_heap(bytes),
-        }
+    fn tagged(front: &'a mut Front, kind: u8, tag: u64, limit: usize) -> Self {
+        front[LENGTH] = kind;
+        let mut frame = Self { front, size: 1, head: 1 + TAG, limit, beyond: None };
+        frame.put(&tag.to_le_bytes());
+        frame
     }
 
     /// The frame.
     #[inline]
     pub(super) fn finish(&mut self) -> Result<Frame<'_>, TooLarge> {
         let length = LENGTH + self.size;
-        if length <= ON_STACK {
-            self.stack[..LENGTH].copy_from_slice(&(self.size as u32).to_le_bytes());
-            return Ok(Frame::Small(&self.stack, length));
+        if length <= SMALL {
+            self.front[..LENGTH].copy_from_slice(&(self.size as u32).to_le_bytes());
+            return Ok(Frame::Small(self.front, length));
         }
-        self.finish_on_heap()
+        self.finish_beyond()
     }
 
     /// The frame, with descriptors if there are any.
     #[inline]
-    pub(super) fn finish_carrying(&mut self, fds: Option<Fds>) -> Result<Frame<'_>, TooLarge> {
+    pub(super) fn finish_carrying(&mut self, fds: Option<Box<Fds>>) -> Result<Frame<'_>, TooLarge> {
         match fds {
             None => self.finish(),
-            Some(fds) => self.finish_with(fds),
+            Some(fds) => self.finish_with(*fds),
         }
     }
 
     /// The frame with these descriptors.
     pub(super) fn finish_with(&mut self, fds: Fds) -> Result<Frame<'_>, TooLarge> {
-        let kind = match self.stack[LENGTH] {
+        let kind = match self.front[LENGTH] {
             MESSAGE => MESSAGE_WITH,
             ITEM => ITEM_WITH,
             _ => REPLY_WITH,
         };
         let count = fds.len();
         self.put(&[count as u8]);
-        self.stack[LENGTH] = kind;
-        if let Some(first) = self.heap.get_mut(HEADER) {
+        self.front[LENGTH] = kind;
+        if let Some(first) = self.beyond.as_mut().and_then(|beyond| beyond.bytes.get_mut(HEADER)) {
             *first = kind;
         }
-        let size = self.size;
-        let pieces = match self.finish()? {
-            Frame::Small(buffer, size) => Bytes::copy_from_slice(&buffer[..size]),
-            Frame::Whole(frame) => Bytes::copy_from_slice(frame),
-            Frame::Large(large) => large.pieces,
-        };
-        Ok(Frame::Large(Large { pieces, cost: cost(size, count), fds }))
+        let pieces = self.finish()?.to_large().pieces;
+        let large = Large { pieces, cost: cost(self.size, count), fds };
+        Ok(Frame::Large(self.beyond.get_or_insert_default().large.insert(large)))
     }
 
-    fn put_on_heap(&mut self, bytes: &[u8]) {
+    #[inline(never)]
+    fn put_beyond(&mut self, bytes: &[u8]) {
+        let before = self.size - bytes.len();
+        let beyond = self.beyond.get_or_insert_with(|| {
+            let mut spare = SPARE.try_with(Cell::take).ok().flatten().unwrap_or_default();
+            spare.bytes.extend_from_slice(&[0; HEADER]);
+            spare.bytes.extend_from_slice(&self.front[LENGTH..LENGTH + before]);
+            spare
+        });
+        let whole = &mut beyond.bytes;
         if self.size - self.head > self.limit {
-            self.heap = Vec::new();
+            *whole = Vec::new();
             return;
         }
-        if self.heap.is_empty() {
-            let before = self.size - bytes.len();
-            if let Some(spare) = self.spare {
-                self.heap = mem::take(&mut *spare.lock().unwrap_or_else(PoisonError::into_inner));
-            }
-            self.heap.extend_from_slice(&[0; HEADER]);
-            self.heap.extend_from_slice(&self.stack[LENGTH..LENGTH + before]);
-        }
-        self.heap.reserve(bytes.len() + bytes.len() / PIECE * HEADER);
+        whole.reserve(bytes.len() + bytes.len() / PIECE * HEADER);
         let mut bytes = bytes;
         while !bytes.is_empty() {
-            let in_piece = self.heap.len() % (HEADER + PIECE);
+            let in_piece = whole.len() % (HEADER + PIECE);
             if in_piece == 0 {
-                self.heap.extend_from_slice(&header(PART, PIECE));
+                whole.extend_from_slice(&header(PART, PIECE));
                 continue;
             }
             let (now, later) = bytes.split_at(bytes.len().min(HEADER + PIECE - in_piece));
-            self.heap.extend_from_slice(now);
+            whole.extend_from_slice(now);
             bytes = later;
         }
     }
 
-    fn finish_on_heap(&mut self) -> Result<Frame<'_>, TooLarge> {
+    fn finish_beyond(&mut self) -> Result<Frame<'_>, TooLarge> {
         let payload = self.size - self.head;
         if payload > self.limit {
             return Err(TooLarge { size: payload, limit: self.limit });
         }
+        let Beyond { bytes, large } = &mut **self.beyond.get_or_insert_default();
         if self.size <= PIECE {
-            self.heap[1..HEADER].copy_from_slice(&(self.size as u32).to_le_bytes());
-            return Ok(Frame::Whole(&self.heap[1..]));
+            bytes[HEADER - LENGTH..HEADER].copy_from_slice(&(self.size as u32).to_le_bytes());
+            return Ok(Frame::Whole(&bytes[HEADER - LENGTH..]));
         }
-        self.heap[..HEADER].copy_from_slice(&header(PART, PIECE));
-        let last = (self.heap.len() - 1) / (HEADER + PIECE) * (HEADER + PIECE);
-        let body = self.heap.len() - last - HEADER;
-        self.heap[last..last + HEADER].copy_from_slice(&header(LAST_PART, body));
-        let (pieces, cost) = (mem::take(&mut self.heap).into(), cost(self.size, 0));
-        Ok(Frame::Large(Large { pieces, cost, fds: Fds::new() }))
+        bytes[..HEADER].copy_from_slice(&header(PART, PIECE));
+        let last = (bytes.len() - 1) / (HEADER + PIECE) * (HEADER + PIECE);
+        let body = bytes.len() - last - HEADER;
+        bytes[last..last + HEADER].copy_from_slice(&header(LAST_PART, body));
+        let pieces = mem::take(bytes).into();
+        Ok(Frame::Large(large.insert(Large { pieces, cost: cost(self.size, 0), fds: Fds::new() })))
+    }
+}
+
+impl Sink for FrameBuf<'_> {
+    #[inline]
+    fn put(&mut self, bytes: &[u8]) {
+        let start = LENGTH + self.size;
+        self.size += bytes.len();
+        match self.front.get_mut(start..start + bytes.len()) {
+            Some(place) => place.copy_from_slice(bytes),
+            None => self.put_beyond(bytes),
+        }
+    }
+
+    #[inline]
+    fn len(&self) -> usize {
+        self.size
     }
 }
 
 impl Drop for FrameBuf<'_> {
     #[inline]
     fn drop(&mut self) {
-        if let Some(spare) = self.spare
-            && (1..=WINDOW).contains(&self.heap.capacity())
-        {
-            self.heap.clear();
-            *spare.lock().unwrap_or_else(PoisonError::into_inner) = mem::take(&mut self.heap);
+        if let Some(beyond) = self.beyond.take() {
+            keep(beyond);
         }
+    }
+}
+
+/// Keeps the buffer for the next frame.
+fn keep(mut beyond: Box<Beyond>) {
+    beyond.large = None;
+    beyond.bytes.clear();
+    if beyond.bytes.capacity() <= WINDOW {
+        // A thread that ends keeps nothing.
+        _ = SPARE.try_with(|spare| spare.set(Some(beyond)));
     }
 }
 

@@ -63,7 +63,7 @@ pub use self::replies::{Answers, Replies};
 pub use self::reply::{ForwardedReply, Origin, Reply, ReplyTag};
 pub(crate) use self::suspend::Suspended;
 
-use self::frame::{Frame, FrameBuf, Large, Spare};
+use self::frame::{Frame, FrameBuf, Large};
 pub(crate) use self::inbox::Batch;
 use self::inbox::{Apart, Payload, SMALL};
 use self::shared::{Core, NotQueued, Taken};
@@ -114,14 +114,14 @@ impl Encoded {
         match frame {
             Frame::Small(buffer, size) => Self::Whole(Bytes::copy_from_slice(&buffer[..size])),
             Frame::Whole(frame) => Self::Whole(Bytes::copy_from_slice(frame)),
-            Frame::Large(large) => Self::Large(large),
+            Frame::Large(large) => Self::Large(large.clone()),
         }
     }
 
     fn frame(&self) -> Frame<'_> {
         match self {
             Self::Whole(frame) => Frame::Whole(frame),
-            Self::Large(large) => Frame::Large(large.clone()),
+            Self::Large(large) => Frame::Large(large),
         }
     }
 }
@@ -183,17 +183,17 @@ impl<Out: Message, In: Message> Lane<Out, In> {
 
     /// Encodes a message once, for [`send_encoded`](Self::send_encoded) on many lanes with this limit.
     pub(crate) fn encode_once(message: Out, limit: usize) -> Result<Encoded, SendError> {
-        encode(message, limit, None, |frame| Ok(Encoded::of(frame)))
+        encode(message, limit, |frame| Ok(Encoded::of(frame)))
     }
 
     /// [`send`](Self::send) for a message that is encoded already.
     pub(crate) async fn send_encoded(&self, message: &Encoded) -> Result<(), SendError> {
-        self.core().queue_when_room(&message.frame()).await.map_err(|_gone| SendError::Gone)
+        self.core().queue_when_room(message.frame()).await.map_err(|_gone| SendError::Gone)
     }
 
     /// [`try_send`](Self::try_send) for a message that is encoded already.
     pub(crate) fn try_send_encoded(&self, message: &Encoded) -> Result<(), TrySendError> {
-        self.core().queue_if_room(&message.frame()).map_err(|refusal| match refusal {
+        self.core().queue_if_room(message.frame()).map_err(|refusal| match refusal {
             NotQueued::NoRoom => TrySendError::Full,
             NotQueued::Gone => TrySendError::Failed(SendError::Gone),
         })
@@ -376,7 +376,7 @@ impl<Out: Message, In: Message> Lane<Out, In> {
     #[inline]
     fn offer<K>(&self, message: Out, keep: impl FnOnce(Frame<'_>) -> K) -> Result<(), Box<Refusal<K>>> {
         let core = self.core();
-        encode(message, core.limit, Some(core.spare()), |frame| match core.queue_if_room(&frame) {
+        encode(message, core.limit, |frame| match core.queue_if_room(frame) {
             Ok(()) => Ok(()),
             Err(NotQueued::NoRoom) => Err(Box::new(Refusal::NoRoom(keep(frame)))),
             Err(NotQueued::Gone) => Err(SendError::Gone.into()),
@@ -424,14 +424,15 @@ impl<K> From<SendError> for Box<Refusal<K>> {
 fn encode<M: Message, R, E: From<SendError>>(
     message: M,
     limit: usize,
-    spare: Option<&Spare>,
     done: impl FnOnce(Frame<'_>) -> Result<R, E>,
 ) -> Result<R, E> {
     let wire = message.into_wire().map_err(|ForwardedReply| SendError::ForwardedReply)?;
-    let mut frame = FrameBuf::message(limit, spare);
-    let fds = fd::pack_while(|| codec::encode(&wire, |bytes| frame.put(bytes))).map_err(SendError::Encode)?;
-    match frame.finish_carrying(fds) {
-        Ok(frame) => done(frame),
-        Err(too_large) => Err(SendError::from(too_large).into()),
-    }
+    frame::with_front(|front| {
+        let mut frame = FrameBuf::message(front, limit);
+        let fds = fd::pack_while(|| codec::encode(&wire, &mut frame)).map_err(SendError::Encode)?;
+        match frame.finish_carrying(fds) {
+            Ok(frame) => done(frame),
+            Err(too_large) => Err(SendError::from(too_large).into()),
+        }
+    })
 }

@@ -29,11 +29,10 @@ pub(super) struct Outbox {
     total_large: u64,
     left_large: u64,
     answers: Answers,
-    /// What the messages have cost that the driver has not fetched, and of those the ones in the queue.
-    unfetched: usize,
-    unfetched_in_queue: usize,
-    /// What the messages have cost for which no credit came back yet.
-    pub(super) spent: usize,
+    /// How many bytes of the queue are no messages.
+    other: usize,
+    /// What the messages have cost that the peer may have received and gives credit for.
+    pub(super) due: usize,
     /// What is left of the window for whoever comes. While some wait, it is theirs, and this is 0.
     pub(super) room: usize,
     /// How many wait for room.
@@ -45,15 +44,15 @@ pub(super) struct Outbox {
     pub(super) suspension: Suspension,
     /// What the driver of a lane that goes on begins with.
     pub(super) carried: Carried,
-    /// Bytes ever queued, and ever accepted by the kernel.
-    pub(super) total_queued: u64,
+    /// Bytes ever fetched by the driver, and ever accepted by the kernel.
+    total_fetched: u64,
     pub(super) total_written: u64,
 }
 
 struct Sealed {
     before: Vec<u8>,
     answers_before: usize,
-    unfetched_before: usize,
+    other_before: usize,
     frame: Outgoing,
 }
 
@@ -115,25 +114,25 @@ impl Default for Outbox {
             total_large: 0,
             left_large: 0,
             answers: Answers::default(),
-            unfetched: 0,
-            unfetched_in_queue: 0,
-            spent: 0,
+            other: 0,
+            due: 0,
             room: WINDOW,
             waiting: 0,
             owed: 0,
             unanswered: HashSet::new(),
             suspension: Suspension::default(),
             carried: Carried::default(),
-            total_queued: 0,
+            total_fetched: 0,
             total_written: 0,
         }
     }
 }
 
 impl Outbox {
-    /// With output that another lane has left, of which at most so many bytes are answers, and the descriptors in it.
+    /// With output that another lane has left, of which at most so many bytes are answers, and the descriptors in it. What its
+    /// messages have cost is due.
     pub(super) fn with(mut output: Bytes, fds: Vec<(usize, Fds)>, answers: usize) -> Result<Self, Violation> {
-        let mut outbox = Self { total_queued: output.len() as u64, ..Self::default() };
+        let mut outbox = Self::default();
         let mut at = 0;
         for (position, fds) in fds {
             let ahead = position.checked_sub(at).filter(|ahead| *ahead < output.len());
@@ -141,8 +140,10 @@ impl Outbox {
             let frame = Large::rest_of_frame(&mut output, fds).ok_or("descriptors with half a frame")?;
             at = position + frame.len();
             let frame = Outgoing { frame, is_answer: false };
-            outbox.sealed.push_back(Sealed { before: before.into(), answers_before: 0, unfetched_before: 0, frame });
+            let other_before = before.len();
+            outbox.sealed.push_back(Sealed { before: before.into(), answers_before: 0, other_before, frame });
         }
+        outbox.other = output.len();
         outbox.queue = output.into();
         outbox.answers.queued = answers.min(outbox.queue.len());
         Ok(outbox)
@@ -150,51 +151,60 @@ impl Outbox {
 
     /// Queues a message that has its room.
     #[inline]
-    pub(super) fn push_message(&mut self, frame: &Frame<'_>) {
-        let cost = frame.cost();
-        self.spent += cost;
-        self.unfetched += cost;
-        if !matches!(frame, Frame::Large(_)) {
-            self.unfetched_in_queue += cost;
-        }
-        self.push(frame, false);
-    }
-
-    /// What the messages have cost that the peer may have received and gives credit for.
-    pub(super) fn due(&self) -> usize {
-        self.spent - self.unfetched
-    }
-
-    pub(super) fn push_answer(&mut self, frame: &Frame<'_>) {
+    pub(super) fn push_message(&mut self, frame: Frame<'_>) {
         match frame {
-            Frame::Small(..) | Frame::Whole(_) => self.answers.queued += frame.cost(),
-            Frame::Large(large) => self.answers.apart += weight(large),
+            // A copy of a size that is known is quicker than one of so many bytes.
+            Frame::Small(front, size) => {
+                let end = self.queue.len() + size;
+                match front.first_chunk::<TINY>() {
+                    Some(tiny) if size <= TINY => self.queue.extend_from_slice(tiny),
+                    _ => self.queue.extend_from_slice(front),
+                }
+                self.queue.truncate(end);
+            }
+            Frame::Whole(frame) => self.queue.extend_from_slice(frame),
+            Frame::Large(large) => self.push_apart(large, false),
         }
-        self.push(frame, true);
+    }
+
+    pub(super) fn push_answer(&mut self, frame: Frame<'_>) {
+        match frame {
+            Frame::Small(buffer, size) => self.push_small_answer(&buffer[..size]),
+            Frame::Whole(frame) => self.push_small_answer(frame),
+            Frame::Large(large) => {
+                self.answers.apart += weight(large);
+                self.push_apart(large, true);
+            }
+        }
+    }
+
+    fn push_small_answer(&mut self, frame: &[u8]) {
+        self.answers.queued += frame.len();
+        self.push_word(frame);
     }
 
     /// Queues what is said in a stream, behind all that was said there before: that is as far as the large frame `behind`.
-    pub(super) fn push_in_order(&mut self, frame: &Frame<'_>, behind: &AtomicU64) {
+    pub(super) fn push_in_order(&mut self, frame: Frame<'_>, behind: &AtomicU64) {
         let waits = behind.load(Ordering::Relaxed) > self.left_large;
         if !waits && !frame.is_in_pieces() {
             return self.push_answer(frame);
         }
         let frame = frame.to_large();
         self.answers.apart += weight(&frame);
-        self.total_queued += frame.len() as u64;
         self.push_large(Outgoing { frame, is_answer: true });
         behind.store(self.total_large, Ordering::Relaxed);
     }
 
-    /// Queues what the other end of a stream is told.
+    /// Queues what is no message.
     pub(super) fn push_word(&mut self, word: &[u8]) {
-        self.push(&Frame::Whole(word), false);
+        self.other += word.len();
+        self.queue.extend_from_slice(word);
     }
 
     pub(super) fn push_credit(&mut self) -> usize {
         let owed = mem::take(&mut self.owed);
         if owed > 0 {
-            self.push(&Frame::Whole(&frame::credit(owed as u32)), false);
+            self.push_word(&frame::credit(owed as u32));
         }
         owed
     }
@@ -206,26 +216,46 @@ impl Outbox {
     /// Gives out what the driver is to write next: what is queued, by exchange for an empty buffer, and a frame with its
     /// descriptors or a piece of a large one behind it.
     pub(super) fn fetch(&mut self, writing: &mut Vec<u8>) -> (Bytes, Fds) {
-        if let Some(Sealed { before, answers_before, unfetched_before, mut frame }) = self.sealed.pop_front() {
+        let (piece, fds) = self.fetch_next(writing);
+        self.total_fetched += (writing.len() + piece.len()) as u64;
+        (piece, fds)
+    }
+
+    fn fetch_next(&mut self, writing: &mut Vec<u8>) -> (Bytes, Fds) {
+        if let Some(Sealed { before, answers_before, other_before, mut frame }) = self.sealed.pop_front() {
+            self.due += before.len() - other_before + frame.cost();
             *writing = before;
-            self.unfetched -= unfetched_before + frame.cost();
             self.answers.apart -= answers_before;
             self.answers.fetched = answers_before;
             return self.next_piece(&mut frame);
         }
+        self.due += self.queue.len() - mem::take(&mut self.other);
         mem::swap(writing, &mut self.queue);
         self.answers.fetched = mem::take(&mut self.answers.queued);
-        self.unfetched -= mem::take(&mut self.unfetched_in_queue);
         let Some(mut frame) = self.large.pop_front() else { return Default::default() };
         let piece = self.next_piece(&mut frame);
         if frame.frame.len() > 0 {
             self.large.push_front(frame);
         } else {
             self.left_large += 1;
-            self.unfetched -= frame.cost();
+            self.due += frame.cost();
             self.move_up();
         }
         piece
+    }
+
+    /// What the messages have cost for which no credit came back yet.
+    pub(super) fn spent(&self) -> usize {
+        let sealed = self.sealed.iter().map(|it| it.before.len() - it.other_before + it.frame.cost());
+        let large = self.large.iter().map(Outgoing::cost);
+        self.due + self.queue.len() - self.other + sealed.sum::<usize>() + large.sum::<usize>()
+    }
+
+    /// Bytes ever queued.
+    pub(super) fn total_queued(&self) -> u64 {
+        let sealed = self.sealed.iter().map(|it| it.before.len() + it.frame.frame.len());
+        let large = self.large.iter().map(|it| it.frame.len());
+        self.total_fetched + (self.queue.len() + sealed.sum::<usize>() + large.sum::<usize>()) as u64
     }
 
     /// The kernel has accepted so many bytes of what was fetched; so many are left.
@@ -237,7 +267,7 @@ impl Outbox {
     /// Nothing is sent any more. What was to be goes behind what a driver has not written, with the descriptors and where they are.
     pub(super) fn forget(&mut self, rest: &mut Vec<u8>, fds: &mut Vec<(usize, Fds)>) {
         self.answers = Answers::default();
-        (self.unfetched, self.unfetched_in_queue) = (0, 0);
+        self.other = 0;
         self.unanswered = HashSet::new();
         let mut put = |mut frame: Large, rest: &mut Vec<u8>| {
             while frame.len() > 0 {
@@ -279,33 +309,11 @@ impl Outbox {
         (piece, fds)
     }
 
-    #[inline]
-    fn push(&mut self, frame: &Frame<'_>, is_answer: bool) {
-        match frame {
-            Frame::Small(buffer, size) => {
-                let end = self.queue.len() + size;
-                // A copy of a size that is known is quicker than one of so many bytes.
-                match buffer.first_chunk::<TINY>() {
-                    Some(front) if *size <= TINY => self.queue.extend_from_slice(front),
-                    _ => self.queue.extend_from_slice(*buffer),
-                }
-                self.queue.truncate(end);
-                self.total_queued += *size as u64;
-            }
-            Frame::Whole(frame) => {
-                self.queue.extend_from_slice(frame);
-                self.total_queued += frame.len() as u64;
-            }
-            Frame::Large(frame) => {
-                self.total_queued += frame.len() as u64;
-                let outgoing = Outgoing { frame: frame.clone(), is_answer };
-                if frame.is_in_pieces() { self.push_large(outgoing) } else { self.seal(outgoing) }
-            }
-        }
+    fn push_apart(&mut self, frame: &Large, is_answer: bool) {
+        let outgoing = Outgoing { frame: frame.clone(), is_answer };
+        if frame.is_in_pieces() { self.push_large(outgoing) } else { self.seal(outgoing) }
     }
-}
 
-impl Outbox {
     fn push_large(&mut self, frame: Outgoing) {
         self.large.push_back(frame);
         self.total_large += 1;
@@ -325,7 +333,7 @@ impl Outbox {
                 self.answers.apart -= frame.len();
                 self.answers.queued += frame.len();
             }
-            self.queue.extend_from_slice(&frame);
+            self.push_word(&frame);
         }
     }
 
@@ -338,8 +346,8 @@ impl Outbox {
         let answers_before = mem::take(&mut self.answers.queued);
         self.answers.apart += answers_before;
         let before = mem::take(&mut self.queue);
-        let unfetched_before = mem::take(&mut self.unfetched_in_queue);
-        self.sealed.push_back(Sealed { before, answers_before, unfetched_before, frame });
+        let other_before = mem::take(&mut self.other);
+        self.sealed.push_back(Sealed { before, answers_before, other_before, frame });
     }
 }
 

@@ -12,7 +12,7 @@ use tokio::task::coop;
 
 use super::error::{CallError, SendError, TrySendError};
 use super::fd;
-use super::frame::{Frame, FrameBuf};
+use super::frame::{self, Frame, FrameBuf};
 use super::inbox::{Payload, SMALL};
 use super::reply::{self, ForwardedReply, Origin, ReplyTag};
 use super::shared::{Core, NotQueued};
@@ -90,7 +90,7 @@ impl<T: Serialize + DeserializeOwned + Send + 'static> Replies<T> {
         let Err(refusal) = self.offer(value, Encoded::of) else { return Ok(()) };
         match *refusal {
             Refusal::NoRoom(encoded) => {
-                let queued = core.queue_item_when_room(outflow, &encoded.frame()).await;
+                let queued = core.queue_item_when_room(outflow, encoded.frame()).await;
                 queued.map_err(|_gone| SendError::Gone)
             }
             Refusal::Failed(error) => Err(error),
@@ -164,16 +164,18 @@ impl<T: Serialize + DeserializeOwned + Send + 'static> Replies<T> {
     /// Encodes and queues; without room, what `keep` makes of the frame.
     fn offer<K>(&self, value: T, keep: impl FnOnce(Frame<'_>) -> K) -> Result<(), Box<Refusal<K>>> {
         let Some(Asker::Peer(core, tag, outflow)) = &self.asker else { return Err(SendError::Gone.into()) };
-        let mut frame = FrameBuf::item(tag.number(), core.limit, Some(core.spare()));
-        // User code runs here; no lock is held.
-        let fds = fd::pack_while(|| codec::encode(&value, |bytes| frame.put(bytes))).map_err(SendError::Encode)?;
-        drop(value);
-        let frame = frame.finish_carrying(fds).map_err(SendError::from)?;
-        match core.queue_item(outflow, &frame) {
-            Ok(()) => Ok(()),
-            Err(NotQueued::NoRoom) => Err(Box::new(Refusal::NoRoom(keep(frame)))),
-            Err(NotQueued::Gone) => Err(SendError::Gone.into()),
-        }
+        frame::with_front(|front| {
+            let mut frame = FrameBuf::item(front, tag.number(), core.limit);
+            // User code runs here; no lock is held.
+            let fds = fd::pack_while(|| codec::encode(&value, &mut frame)).map_err(SendError::Encode)?;
+            drop(value);
+            let frame = frame.finish_carrying(fds).map_err(SendError::from)?;
+            match core.queue_item(outflow, frame) {
+                Ok(()) => Ok(()),
+                Err(NotQueued::NoRoom) => Err(Box::new(Refusal::NoRoom(keep(frame)))),
+                Err(NotQueued::Gone) => Err(SendError::Gone.into()),
+            }
+        })
     }
 }
 

@@ -18,7 +18,7 @@ use tokio::sync::oneshot;
 use super::codec;
 use super::error::CallError;
 use super::fd::{self, Parcel};
-use super::frame::FrameBuf;
+use super::frame::{self, FrameBuf};
 use super::shared::{Core, Unread};
 
 /// The handle with which a request is answered. A field of this type makes a variant of a message a request.
@@ -162,16 +162,16 @@ impl Asker {
 
     fn answer<T: Serialize>(&self, value: &T) -> Result<(), String> {
         match self {
-            Self::Peer(core, tag) => {
-                let mut frame = FrameBuf::reply(tag.0, core.limit, Some(core.spare()));
-                let fds = fd::pack_while(|| codec::encode(value, |bytes| frame.put(bytes)))?;
+            Self::Peer(core, tag) => frame::with_front(|front| {
+                let mut frame = FrameBuf::reply(front, tag.0, core.limit);
+                let fds = fd::pack_while(|| codec::encode(value, &mut frame))?;
                 let frame = frame.finish_carrying(fds).map_err(|too_large| too_large.to_string())?;
-                let queued = core.queue_answer(tag.0, &frame);
+                let queued = core.queue_answer(tag.0, frame);
                 queued.map_err(|Unread(bytes)| format!("the asking process leaves {bytes} bytes of answers unread"))
-            }
+            }),
             Self::Here(core, tag) => {
                 let mut payload = Vec::new();
-                let fds = fd::pack_while(|| codec::encode(value, |bytes| payload.extend_from_slice(bytes)))?;
+                let fds = fd::pack_while(|| codec::encode(value, &mut payload))?;
                 let own = |fd| Arc::try_unwrap(fd).expect("it was packed just now, and for this answer alone");
                 let parcel = fds.map(|fds| Parcel::new(fds.into_iter().map(own).collect(), false));
                 core.resolve(tag.0, Answer::Value(payload.into(), parcel));

@@ -14,7 +14,7 @@ use tokio::sync::{Notify, Semaphore, oneshot};
 
 use super::LaneEnd;
 use super::driver::Writing;
-use super::frame::{self, Frame, Single, Spare, Violation, WINDOW};
+use super::frame::{self, Frame, Single, Violation, WINDOW};
 use super::inbox::{Batch, Inbox, Payload, SMALL};
 use super::outbox::{DriverState, Outbox, Stage};
 use super::reply::{Answer, Questions};
@@ -47,7 +47,6 @@ pub(super) struct Core {
     written: Notify,
     /// The driver has stopped, or the lane has ended.
     pub(super) stopped: Notify,
-    spare: Spare,
     steps: AtomicU8,
 }
 
@@ -92,13 +91,8 @@ impl Core {
             arrivals,
             written: Notify::new(),
             stopped: Notify::new(),
-            spare: Mutex::default(),
             steps: AtomicU8::new(0),
         }
-    }
-
-    pub(super) fn spare(&self) -> &Spare {
-        &self.spare
     }
 
     #[cfg(test)]
@@ -118,7 +112,7 @@ impl Core {
 /// Sending.
 impl Core {
     #[inline]
-    pub(super) fn queue_if_room(&self, frame: &Frame<'_>) -> Result<(), NotQueued> {
+    pub(super) fn queue_if_room(&self, frame: Frame<'_>) -> Result<(), NotQueued> {
         let mut outbox = lock(&self.outbox);
         if outbox.stage != Stage::Open {
             return Err(NotQueued::Gone);
@@ -129,7 +123,7 @@ impl Core {
     }
 
     /// Cancel safety: if the future is dropped, the message was not queued.
-    pub(super) async fn queue_when_room(&self, frame: &Frame<'_>) -> Result<(), NotQueued> {
+    pub(super) async fn queue_when_room(&self, frame: Frame<'_>) -> Result<(), NotQueued> {
         match self.queue_if_room(frame) {
             Err(NotQueued::NoRoom) => {}
             done => return done,
@@ -146,7 +140,7 @@ impl Core {
     }
 
     #[inline]
-    fn queue_message(&self, mut outbox: MutexGuard<'_, Outbox>, frame: &Frame<'_>) {
+    fn queue_message(&self, mut outbox: MutexGuard<'_, Outbox>, frame: Frame<'_>) {
         outbox.push_message(frame);
         let waker = outbox.driver.wake_for_output();
         drop(outbox);
@@ -169,7 +163,7 @@ impl Core {
     }
 
     /// Queues a reply. Needs no room in the window: answers get through even if nobody takes messages.
-    pub(super) fn queue_answer(&self, tag: u64, frame: &Frame<'_>) -> Result<(), Unread> {
+    pub(super) fn queue_answer(&self, tag: u64, frame: Frame<'_>) -> Result<(), Unread> {
         let outbox = lock(&self.outbox);
         match outbox.unread_answers() {
             unread if unread > MOST_UNREAD => Err(Unread(unread)),
@@ -182,10 +176,10 @@ impl Core {
 
     /// Queues the word that no reply comes. There is always a place for it.
     pub(super) fn queue_unanswered(&self, tag: u64) {
-        self.push_answer(lock(&self.outbox), tag, &Frame::Whole(&frame::unanswered(tag)));
+        self.push_answer(lock(&self.outbox), tag, Frame::Whole(&frame::unanswered(tag)));
     }
 
-    fn push_answer(&self, mut outbox: MutexGuard<'_, Outbox>, tag: u64, frame: &Frame<'_>) {
+    fn push_answer(&self, mut outbox: MutexGuard<'_, Outbox>, tag: u64, frame: Frame<'_>) {
         if let Stage::Ended(_) = outbox.stage {
             return;
         }
@@ -242,7 +236,7 @@ impl Core {
 
     /// Waits until everything that is queued now is with the kernel, or the lane has ended.
     pub(super) async fn flushed(&self) {
-        let target = lock(&self.outbox).total_queued;
+        let target = lock(&self.outbox).total_queued();
         loop {
             let progress = self.written();
             {
@@ -446,10 +440,10 @@ impl Core {
     pub(super) fn regain(&self, bytes: u32) -> Result<(), Violation> {
         let mut outbox = lock(&self.outbox);
         let credit = bytes as usize;
-        if credit == 0 || credit > outbox.due() {
-            return Err(format!("credit for {credit} bytes when {} were due", outbox.due()));
+        if credit == 0 || credit > outbox.due {
+            return Err(format!("credit for {credit} bytes when {} were due", outbox.due));
         }
-        outbox.spent -= credit;
+        outbox.due -= credit;
         if outbox.waiting == 0 {
             outbox.room += credit;
             return Ok(());
@@ -496,7 +490,7 @@ impl Core {
     pub(super) fn buffered(&self) -> (usize, usize) {
         let unwritten = {
             let outbox = lock(&self.outbox);
-            (outbox.total_queued - outbox.total_written) as usize
+            (outbox.total_queued() - outbox.total_written) as usize
         };
         (unwritten, lock(&self.inbox).queue.bytes())
     }
@@ -538,6 +532,7 @@ pub(super) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
+#[inline]
 pub(super) fn wake(waker: Option<Waker>) {
     if let Some(waker) = waker {
         waker.wake();

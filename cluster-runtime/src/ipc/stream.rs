@@ -186,7 +186,7 @@ impl Core {
         }
         let is_open = outbox.stage == Stage::Open;
         outbox.unanswered.insert(tag);
-        outbox.push_answer(&Frame::Whole(&frame::taken(tag)));
+        outbox.push_answer(Frame::Whole(&frame::taken(tag)));
         self.announce_answer(outbox);
         if !is_open {
             outflow.close();
@@ -194,7 +194,7 @@ impl Core {
         outflow
     }
 
-    pub(super) fn queue_item(&self, outflow: &Outflow, frame: &Frame<'_>) -> Result<(), NotQueued> {
+    pub(super) fn queue_item(&self, outflow: &Outflow, frame: Frame<'_>) -> Result<(), NotQueued> {
         let room = outflow.room.try_acquire_many(frame.item_cost() as u32).map_err(|error| match error {
             TryAcquireError::NoPermits => NotQueued::NoRoom,
             TryAcquireError::Closed => NotQueued::Gone,
@@ -210,7 +210,7 @@ impl Core {
     }
 
     /// Cancel safety: if the future is dropped, the item was not queued.
-    pub(super) async fn queue_item_when_room(&self, outflow: &Outflow, frame: &Frame<'_>) -> Result<(), NotQueued> {
+    pub(super) async fn queue_item_when_room(&self, outflow: &Outflow, frame: Frame<'_>) -> Result<(), NotQueued> {
         let room = outflow.room.acquire_many(frame.item_cost() as u32).await.map_err(|_closed| NotQueued::Gone)?;
         let _turn = tokio::select! {
             biased;
@@ -241,7 +241,7 @@ impl Core {
         if let Stage::Ended(_) = outbox.stage {
             return;
         }
-        outbox.push_in_order(&Frame::Whole(&word), &outflow.behind);
+        outbox.push_in_order(Frame::Whole(&word), &outflow.behind);
         self.announce_answer(outbox);
     }
 
@@ -251,7 +251,7 @@ impl Core {
         answered.iter().for_each(|outflow| outflow.close());
     }
 
-    fn push_item(&self, outflow: &Outflow, frame: &Frame<'_>) -> Result<(), NotQueued> {
+    fn push_item(&self, outflow: &Outflow, frame: Frame<'_>) -> Result<(), NotQueued> {
         let mut outbox = lock(&self.outbox);
         if outbox.stage != Stage::Open || outflow.room.is_closed() {
             return Err(NotQueued::Gone);

@@ -202,7 +202,7 @@ impl Core {
         }
         let mut outbox = Outbox::with(outgoing, outgoing_fds, answers)?;
         outbox.stage = stage;
-        (outbox.spent, outbox.room) = (spent, room);
+        (outbox.due, outbox.room) = (spent, room);
         // Of what the user has taken, whoever was to return the credit for it.
         outbox.owed = unreturned.saturating_sub(waiting);
         outbox.carried = Carried { begun, parcels: begun_parcels, unreturned };
@@ -247,7 +247,7 @@ impl Core {
     /// Ends this end of the lane, and returns what there is for another to go on with.
     fn dismantle(&self, mut outbox: MutexGuard<'_, Outbox>, carried: Carried, unwritten: Unwritten) -> Suspended {
         let stage = mem::replace(&mut outbox.stage, Stage::Ended(LaneEnd::Suspended));
-        let (mut answers, spent) = (outbox.unread_answers(), outbox.spent);
+        let (mut answers, spent) = (outbox.unread_answers(), outbox.spent());
         let mut requests: Vec<_> = outbox.unanswered.drain().collect();
         let (mut outgoing, mut fds) = unwritten;
         outbox.forget(&mut outgoing, &mut fds);

@@ -147,7 +147,7 @@ fn encoded<T: Serialize>(value: &T) -> Vec<u8> {
 
 fn try_encode<T: Serialize>(value: &T) -> Result<Vec<u8>, String> {
     let mut bytes = Vec::new();
-    codec::encode(value, |piece| bytes.extend_from_slice(piece)).map(|()| bytes)
+    codec::encode(value, &mut bytes).map(|()| bytes)
 }
 
 type Worker = Lane<Up, Down>;
@@ -165,7 +165,8 @@ fn bytes_of(frame: Frame<'_>) -> Vec<u8> {
     match frame {
         Frame::Small(buffer, size) => buffer[..size].to_vec(),
         Frame::Whole(frame) => frame.to_vec(),
-        Frame::Large(mut large) => {
+        Frame::Large(large) => {
+            let mut large = large.clone();
             let pieces = std::iter::from_fn(|| (large.len() > 0).then(|| large.next_piece().0));
             pieces.flatten().collect()
         }

@@ -113,7 +113,7 @@ mod tests {
     fn a_path_that_is_not_text_can_be_sent() {
         let address = Address::Unix(OsStr::from_bytes(b"/run/\xff.sock").into());
         let mut bytes = Vec::new();
-        crate::ipc::codec::encode(&address, |piece| bytes.extend_from_slice(piece)).unwrap();
+        crate::ipc::codec::encode(&address, &mut bytes).unwrap();
         assert_eq!(crate::ipc::codec::decode(&bytes), Ok(address));
     }
 }

@@ -100,7 +100,7 @@ impl Mailboxes {
     pub(crate) fn send(&self, slot: usize, cover: Cover, connections: &[Connection]) -> io::Result<()> {
         let mut packet = Vec::with_capacity(64);
         let clients: Vec<&Address> = connections.iter().map(|connection| &connection.client).collect();
-        codec::encode(&(cover, clients), |piece| packet.extend_from_slice(piece)).map_err(io::Error::other)?;
+        codec::encode(&(cover, clients), &mut packet).map_err(io::Error::other)?;
         let fds: Vec<_> = connections.iter().map(|connection| connection.fd.as_fd()).collect();
         let all = self.0.read().unwrap_or_else(PoisonError::into_inner);
         let mailbox = all.get(slot).ok_or(io::ErrorKind::NotFound)?;

@@ -10,7 +10,7 @@ use bincode::error::{DecodeError, EncodeError};
 use serde::Serialize;
 use serde::de::DeserializeSeed;
 
-use super::BINCODE;
+use super::{BINCODE, Sink};
 
 pub(super) const NAME: &str = "bincode-2/fixed-width";
 pub(super) const MARK: u8 = BINCODE;
@@ -18,8 +18,8 @@ pub(super) const MARK: u8 = BINCODE;
 const CONFIG: Configuration<LittleEndian, Fixint> = bincode::config::standard().with_fixed_int_encoding();
 
 #[inline]
-pub(super) fn write<T: Serialize>(value: T, put: impl FnMut(&[u8])) -> Result<(), String> {
-    bincode::serde::encode_into_writer(value, Sink(put), CONFIG).map_err(unwritten)
+pub(super) fn write<T: Serialize>(value: T, sink: &mut impl Sink) -> Result<(), String> {
+    bincode::serde::encode_into_writer(value, To(sink), CONFIG).map_err(unwritten)
 }
 
 /// The value, and how many bytes are behind it.
@@ -50,12 +50,12 @@ fn unread(error: DecodeError) -> String {
     }
 }
 
-struct Sink<F>(F);
+struct To<'a, S>(&'a mut S);
 
-impl<F: FnMut(&[u8])> Writer for Sink<F> {
+impl<S: Sink> Writer for To<'_, S> {
     #[inline]
     fn write(&mut self, bytes: &[u8]) -> Result<(), EncodeError> {
-        (self.0)(bytes);
+        self.0.put(bytes);
         Ok(())
     }
 }

@@ -43,18 +43,34 @@ pub(crate) fn feature(mark: u8) -> &'static str {
     if mark & MARKS == POSTCARD { "postcard" } else { "bincode" }
 }
 
-/// Encodes a value piece by piece into `put`; the error is for people. Refuses what `decode` would, but for its size, which
-/// is for the caller to count.
+/// Where the bytes of a value go, piece by piece.
+pub(crate) trait Sink {
+    fn put(&mut self, bytes: &[u8]);
+
+    /// How many bytes it has.
+    fn len(&self) -> usize;
+}
+
+impl Sink for Vec<u8> {
+    #[inline]
+    fn put(&mut self, bytes: &[u8]) {
+        self.extend_from_slice(bytes);
+    }
+
+    #[inline]
+    fn len(&self) -> usize {
+        self.len()
+    }
+}
+
+/// Encodes a value behind what is in the sink; the error is for people. Refuses what `decode` would, but for its size, which is for
+/// the sink to bound.
 #[inline(always)]
-pub(crate) fn encode<T: Serialize>(value: &T, mut put: impl FnMut(&[u8])) -> Result<(), String> {
-    let mut size = 0;
+pub(crate) fn encode<T: Serialize>(value: &T, sink: &mut impl Sink) -> Result<(), String> {
+    let before = sink.len();
     let budget = Budget::new(usize::MAX);
-    let written = wire::write(Bounded::new(value, &budget), |bytes| {
-        size += bytes.len();
-        put(bytes);
-    });
-    match written {
-        Ok(()) if budget.spent(usize::MAX) <= depth::elements_in(size) => Ok(()),
+    match wire::write(Bounded::new(value, &budget), sink) {
+        Ok(()) if budget.spent(usize::MAX) <= depth::elements_in(sink.len() - before) => Ok(()),
         Ok(()) => Err(depth::TOO_MANY.to_owned()),
         Err(text) => Err(budget.explain(text)),
     }
@@ -79,7 +95,7 @@ fn decode_large<T: DeserializeOwned>(bytes: &[u8]) -> Result<T, String> {
 /// [`encode`] for what one program hands down to the next, which may be as large as [`MOST_STATE`].
 pub(crate) fn encode_state<T: Serialize>(value: &T) -> Result<Vec<u8>, String> {
     let mut bytes = Vec::new();
-    encode(value, |piece| bytes.extend_from_slice(piece))?;
+    encode(value, &mut bytes)?;
     Ok(bytes)
 }
 
@@ -155,7 +171,7 @@ mod tests {
 
     fn encoded<T: Serialize>(value: &T) -> Vec<u8> {
         let mut bytes = Vec::new();
-        encode(value, |piece| bytes.extend_from_slice(piece)).unwrap();
+        encode(value, &mut bytes).unwrap();
         bytes
     }
 }

@@ -5,18 +5,18 @@
 
 use postcard::Error;
 use postcard::de_flavors::Flavor as Source;
-use postcard::ser_flavors::Flavor as Sink;
+use postcard::ser_flavors::Flavor as Target;
 use serde::Serialize;
 use serde::de::DeserializeSeed;
 
-use super::POSTCARD;
+use super::{POSTCARD, Sink};
 
 pub(super) const NAME: &str = "postcard-1";
 pub(super) const MARK: u8 = POSTCARD;
 
 #[inline]
-pub(super) fn write<T: Serialize>(value: T, put: impl FnMut(&[u8])) -> Result<(), String> {
-    postcard::serialize_with_flavor(&value, Put(put)).map_err(told)
+pub(super) fn write<T: Serialize>(value: T, sink: &mut impl Sink) -> Result<(), String> {
+    postcard::serialize_with_flavor(&value, To(sink)).map_err(told)
 }
 
 /// The value, and how many bytes are behind it.
@@ -38,14 +38,14 @@ fn told(error: Error) -> String {
     }
 }
 
-struct Put<F>(F);
+struct To<'a, S>(&'a mut S);
 
-impl<F: FnMut(&[u8])> Sink for Put<F> {
+impl<S: Sink> Target for To<'_, S> {
     type Output = ();
 
     #[inline]
     fn try_extend(&mut self, bytes: &[u8]) -> postcard::Result<()> {
-        (self.0)(bytes);
+        self.0.put(bytes);
         Ok(())
     }
 

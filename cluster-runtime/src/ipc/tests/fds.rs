@@ -261,9 +261,10 @@ async fn what_names_a_descriptor_that_it_does_not_carry_ends_the_lane() {
     let side: Side = lane();
     let (socket, peer) = UnixStream::pair().unwrap();
     let end = tokio::spawn(side.drive(socket));
-    let mut frame = FrameBuf::message(LIMIT, None);
+    let mut front = [0; 128];
+    let mut frame = FrameBuf::message(&mut front, LIMIT);
     // The third of one.
-    codec::encode(&(1_u32, 5_u64, 2_u8), |bytes| frame.put(bytes)).unwrap();
+    codec::encode(&(1_u32, 5_u64, 2_u8), &mut frame).unwrap();
     let frame = frame.finish_with(vec![Arc::new(scratch_file("").into())]).unwrap();
     os::send_stream(peer.as_fd(), &bytes_of(frame), &[scratch_file("").as_fd()]).unwrap();
     assert!(soon(side.recv()).await.is_none());
@@ -324,8 +325,9 @@ async fn poll_once_in_runtime<F: Future>(mut future: Pin<&mut F>) -> Poll<F::Out
 }
 
 fn encoded_note() -> Vec<u8> {
-    let mut frame = FrameBuf::message(LIMIT, None);
-    codec::encode(&Carrying::Note(1), |bytes| frame.put(bytes)).unwrap();
+    let mut front = [0; 128];
+    let mut frame = FrameBuf::message(&mut front, LIMIT);
+    codec::encode(&Carrying::Note(1), &mut frame).unwrap();
     bytes_of(frame.finish().unwrap())
 }
 

@@ -2,6 +2,7 @@
 
 use bytes::BufMut;
 
+use super::super::codec::Sink as _;
 use super::super::frame::{self, Deframer, Frame, FrameBuf, Item, PIECE, Part, STREAM_WINDOW, TooLarge, WINDOW, Word};
 use super::{Random, bytes_of};
 
@@ -39,7 +40,8 @@ fn every_word_of_a_stream_survives_the_round_trip() {
 fn an_item_of_any_size_costs_both_ends_the_same_and_fits_into_its_window() {
     for size in [0, 1, 127, 1000, PIECE - 9, PIECE - 8, PIECE, STREAM_WINDOW, 3 * STREAM_WINDOW] {
         let payload = vec![size as u8; size];
-        let mut frame = FrameBuf::item(7, LIMIT, None);
+        let mut front = [0; 128];
+        let mut frame = FrameBuf::item(&mut front, 7, LIMIT);
         frame.put(&payload);
         let frame = frame.finish().unwrap();
         let cost = frame.item_cost();
@@ -87,11 +89,11 @@ fn every_way_to_split_a_stream_gives_the_same_parts() {
 }
 
 #[test]
-fn a_frame_is_the_same_on_the_stack_and_on_the_heap() {
-    let spare = frame::Spare::default();
+fn a_frame_is_the_same_whatever_its_size_and_what_was_before_it() {
     for size in (0..600).chain([70_000, PIECE - 1]) {
         let payload = vec![size as u8; size];
-        let mut frame = FrameBuf::message(LIMIT, Some(&spare));
+        let mut front = [0; 128];
+        let mut frame = FrameBuf::message(&mut front, LIMIT);
         for piece in payload.chunks(13) {
             frame.put(piece);
         }
@@ -104,10 +106,11 @@ fn a_large_frame_travels_in_pieces_with_others_between_them() {
     for size in [PIECE, 2 * PIECE - 1, 2 * PIECE, 5 * PIECE + 17, LIMIT] {
         let payload: Vec<u8> = (0..size).map(|at| at as u8 ^ (at >> 8) as u8).collect();
         for step in [1000, size] {
-            let mut frame = FrameBuf::message(LIMIT, None);
+            let mut front = [0; 128];
+            let mut frame = FrameBuf::message(&mut front, LIMIT);
             payload.chunks(step).for_each(|bytes| frame.put(bytes));
-            let Frame::Large(mut large) = frame.finish().unwrap() else { panic!("a large frame was expected") };
-            let cost = Frame::Large(large.clone()).cost();
+            let Frame::Large(large) = frame.finish().unwrap() else { panic!("a large frame was expected") };
+            let (mut large, cost) = (large.clone(), large.cost());
             let mut frames = Deframer::new(LIMIT);
             let mut found = Vec::new();
             while large.len() > 0 {
@@ -161,10 +164,12 @@ fn what_has_come_of_a_frame_can_be_handed_on_at_every_point() {
 
 #[test]
 fn a_payload_over_the_limit_is_only_counted() {
-    let mut frame = FrameBuf::message(LIMIT, None);
+    let mut front = [0; 128];
+    let mut frame = FrameBuf::message(&mut front, LIMIT);
     frame.put(&vec![0; LIMIT]);
     assert!(matches!(frame.finish(), Ok(Frame::Large(large)) if large.len() > LIMIT));
-    let mut frame = FrameBuf::message(LIMIT, None);
+    let mut front = [0; 128];
+    let mut frame = FrameBuf::message(&mut front, LIMIT);
     frame.put(&vec![0; LIMIT]);
     frame.put(&[0; 10]);
     frame.put(&[0; 10]);
@@ -173,9 +178,10 @@ fn a_payload_over_the_limit_is_only_counted() {
 
 #[test]
 fn two_frames_of_any_size_fit_into_the_window() {
-    assert_eq!(FrameBuf::message(LIMIT, None).finish().unwrap().cost(), 5);
+    assert_eq!(FrameBuf::message(&mut [0; 128], LIMIT).finish().unwrap().cost(), 5);
     for size in [PIECE - 1, PIECE, LIMIT] {
-        let mut frame = FrameBuf::message(LIMIT, None);
+        let mut front = [0; 128];
+        let mut frame = FrameBuf::message(&mut front, LIMIT);
         frame.put(&vec![0; size]);
         assert!(2 * frame.finish().unwrap().cost() <= WINDOW);
     }
@@ -283,19 +289,22 @@ fn message(payload: &[u8]) -> Vec<u8> {
 }
 
 fn item(tag: u64, payload: &[u8]) -> Vec<u8> {
-    let mut frame = FrameBuf::item(tag, LIMIT, None);
+    let mut front = [0; 128];
+    let mut frame = FrameBuf::item(&mut front, tag, LIMIT);
     frame.put(payload);
     bytes_of(frame.finish().unwrap())
 }
 
 fn reply(tag: u64, payload: &[u8]) -> Vec<u8> {
-    let mut frame = FrameBuf::reply(tag, LIMIT, None);
+    let mut front = [0; 128];
+    let mut frame = FrameBuf::reply(&mut front, tag, LIMIT);
     frame.put(payload);
     bytes_of(frame.finish().unwrap())
 }
 
 fn bytes_of_message(payload: &[u8]) -> Vec<u8> {
-    let mut frame = FrameBuf::message(LIMIT, None);
+    let mut front = [0; 128];
+    let mut frame = FrameBuf::message(&mut front, LIMIT);
     frame.put(payload);
     bytes_of(frame.finish().unwrap())
 }

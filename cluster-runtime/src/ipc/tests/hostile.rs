@@ -3,6 +3,7 @@
 use std::io::{ErrorKind, Read, Write};
 use std::net::Shutdown;
 
+use super::super::codec::Sink as _;
 use super::super::frame::{self, WINDOW};
 use super::*;
 
@@ -132,7 +133,8 @@ async fn an_answer_that_cannot_be_decoded_fails_its_call_and_ends_the_lane() {
     });
     let question = read_frame(&mut peer).await;
     let (_variant, tag) = codec::decode::<(u32, u64)>(&question[5..]).unwrap();
-    let mut answer = FrameBuf::reply(tag, LIMIT, None);
+    let mut front = [0; 128];
+    let mut answer = FrameBuf::reply(&mut front, tag, LIMIT);
     answer.put(b"no u64");
     peer.write_all(&bytes_of(answer.finish().unwrap())).unwrap();
     assert!(matches!(soon(asking).await.unwrap(), Err(CallError::Malformed(_))));
@@ -145,7 +147,8 @@ async fn answers_that_nobody_asked_for_are_ignored_and_not_kept() {
     let (mut peer, primary, end) = raw();
     let writing = std::thread::spawn(move || {
         for tag in 0..20_000 {
-            let mut answer = FrameBuf::reply(u64::MAX - tag, LIMIT, None);
+            let mut front = [0; 128];
+            let mut answer = FrameBuf::reply(&mut front, u64::MAX - tag, LIMIT);
             answer.put(&[0; 1000]);
             peer.write_all(&bytes_of(answer.finish().unwrap())).unwrap();
             peer.write_all(&frame::unanswered(u64::MAX - tag)).unwrap();
@@ -163,7 +166,8 @@ async fn answers_that_nobody_asked_for_are_ignored_and_not_kept() {
 async fn messages_scattered_among_other_frames_do_not_keep_what_was_read_with_them() {
     let (mut peer, primary, _end) = raw();
     let writing = std::thread::spawn(move || {
-        let mut filler = FrameBuf::reply(u64::MAX, LIMIT, None);
+        let mut front = [0; 128];
+        let mut filler = FrameBuf::reply(&mut front, u64::MAX, LIMIT);
         filler.put(&[0; 100_000]);
         let filler = bytes_of(filler.finish().unwrap());
         for number in 0..1000 {
@@ -343,7 +347,8 @@ fn asking(tag: u64) -> Vec<u8> {
 }
 
 fn message(payload: &[u8]) -> Vec<u8> {
-    let mut frame = FrameBuf::message(LIMIT, None);
+    let mut front = [0; 128];
+    let mut frame = FrameBuf::message(&mut front, LIMIT);
     frame.put(payload);
     bytes_of(frame.finish().unwrap())
 }

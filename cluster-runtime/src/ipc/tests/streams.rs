@@ -3,6 +3,7 @@
 use std::io::{Read as _, Write as _};
 use std::pin::pin;
 
+use super::super::codec::Sink as _;
 use super::super::frame::{self, FrameBuf, PIECE, STREAM_WINDOW, WINDOW};
 use super::*;
 
@@ -691,13 +692,15 @@ fn asking(tag: u64) -> Vec<u8> {
 }
 
 fn message(payload: &[u8]) -> Vec<u8> {
-    let mut frame = FrameBuf::message(LIMIT, None);
+    let mut front = [0; 128];
+    let mut frame = FrameBuf::message(&mut front, LIMIT);
     frame.put(payload);
     bytes_of(frame.finish().unwrap())
 }
 
 fn item(tag: u64, payload: &[u8]) -> Vec<u8> {
-    let mut frame = FrameBuf::item(tag, LIMIT, None);
+    let mut front = [0; 128];
+    let mut frame = FrameBuf::item(&mut front, tag, LIMIT);
     frame.put(payload);
     bytes_of(frame.finish().unwrap())
 }

@@ -188,8 +188,9 @@ async fn a_lane_that_is_not_attached_yet_keeps_what_waits_for_its_worker() {
 async fn a_frame_that_has_come_by_half_is_completed_by_what_comes_afterwards() {
     let mut primary: Peer = lane();
     let (mut socket, mut peer) = UnixStream::pair().unwrap();
-    let mut frame = FrameBuf::message(LIMIT, None);
-    codec::encode(&UpWire::Text("x".repeat(100)), |bytes| frame.put(bytes)).unwrap();
+    let mut front = [0; 128];
+    let mut frame = FrameBuf::message(&mut front, LIMIT);
+    codec::encode(&UpWire::Text("x".repeat(100)), &mut frame).unwrap();
     let frame = bytes_of(frame.finish().unwrap());
     for at in [1, 4, 5, 6, 50, frame.len() - 1] {
         peer.write_all(&frame[..at]).unwrap();
@@ -474,12 +475,12 @@ impl Pair {
         };
         let core = end.lane.core();
         let outbox = core.outbox.lock().unwrap();
-        assert_eq!((outbox.room, outbox.waiting), (WINDOW - outbox.spent, 0));
+        assert_eq!((outbox.room, outbox.waiting), (WINDOW - outbox.spent(), 0));
         end.sent.is_empty()
-            && outbox.total_queued == outbox.total_written
+            && outbox.total_queued() == outbox.total_written
             && outbox.unanswered.is_empty()
             && end.asked.iter().all(|(asking, ..)| asking.is_finished())
-            && outbox.spent == owed
+            && outbox.spent() == owed
             && owed < WINDOW / 4
     }
 

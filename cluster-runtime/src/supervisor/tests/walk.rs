@@ -246,7 +246,7 @@ impl Walk {
     /// Everything that the supervisor knows goes through what is written down of it.
     fn upgrade(&mut self) {
         let mut written = Vec::new();
-        codec::encode(self.supervisor.memory(), |piece| written.extend_from_slice(piece)).expect("it can be written");
+        codec::encode(self.supervisor.memory(), &mut written).expect("it can be written");
         let memory = codec::decode(&written).expect("it can be read");
         self.supervisor = Supervisor::adopt(self.shadow.settings, memory);
         self.shadow.seen.insert("upgraded");
