@@ -157,9 +157,9 @@ pub(crate) struct Large {
 impl Frame<'_> {
     /// What it costs if it is a message.
     #[inline]
-    pub(super) fn cost(&self) -> usize {
+    pub(super) fn cost(self) -> usize {
         match self {
-            Self::Small(_, size) => *size,
+            Self::Small(_, size) => size,
             Self::Whole(frame) => frame.len(),
             Self::Large(large) => large.cost,
         }
@@ -167,18 +167,18 @@ impl Frame<'_> {
 
     /// What it costs if it is an item.
     #[inline]
-    pub(super) fn item_cost(&self) -> usize {
+    pub(super) fn item_cost(self) -> usize {
         item_cost(self.cost() - TAG)
     }
 
-    pub(super) fn is_in_pieces(&self) -> bool {
+    pub(super) fn is_in_pieces(self) -> bool {
         matches!(self, Self::Large(large) if large.is_in_pieces())
     }
 
     /// As if it were large; one that is small is its only piece.
-    pub(super) fn to_large(&self) -> Large {
+    pub(super) fn to_large(self) -> Large {
         let pieces = match self {
-            Self::Small(buffer, size) => Bytes::copy_from_slice(&buffer[..*size]),
+            Self::Small(buffer, size) => Bytes::copy_from_slice(&buffer[..size]),
             Self::Whole(frame) => Bytes::copy_from_slice(frame),
             Self::Large(large) => return Large::clone(large),
         };
