@@ -457,10 +457,12 @@ pub(crate) fn send_packet(socket: BorrowedFd<'_>, bytes: &[u8], fds: &[BorrowedF
 }
 
 /// Writes to a stream socket, with descriptors along with the first byte; never blocks. Returns how many bytes it took.
-pub(crate) fn send_stream(socket: BorrowedFd<'_>, bytes: &[u8], fds: &[BorrowedFd<'_>]) -> io::Result<usize> {
+pub(crate) fn send_stream(socket: BorrowedFd<'_>, parts: &[IoSlice<'_>], fds: &[BorrowedFd<'_>]) -> io::Result<usize> {
     let raw: Vec<RawFd> = fds.iter().map(AsRawFd::as_raw_fd).collect();
+    let rights = [ControlMessage::ScmRights(&raw)];
+    let control = if raw.is_empty() { &rights[..0] } else { &rights[..] };
     let flags = MsgFlags::MSG_DONTWAIT | MsgFlags::MSG_NOSIGNAL;
-    Ok(sendmsg::<()>(socket.as_raw_fd(), &[IoSlice::new(bytes)], &[ControlMessage::ScmRights(&raw)], flags, None)?)
+    Ok(sendmsg::<()>(socket.as_raw_fd(), parts, control, flags, None)?)
 }
 
 /// What [`receive_stream`] found.
@@ -473,6 +475,13 @@ pub(crate) struct Received {
     pub(crate) fds: Vec<OwnedFd>,
     /// This process had no room for all of them.
     pub(crate) is_cut: bool,
+}
+
+impl Received {
+    /// Whether this was as much as there was. (A read ends with the first descriptors that it finds, so behind those there may be more.)
+    pub(crate) const fn is_all(&self) -> bool {
+        self.len > 0 && !self.is_full && self.fds.is_empty() && !self.is_cut
+    }
 }
 
 /// Reads from a stream socket into the room that there is behind what the buffer holds; never blocks.

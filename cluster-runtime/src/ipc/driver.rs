@@ -5,20 +5,18 @@
 use std::future::poll_fn;
 use std::io::{self, IoSlice};
 use std::os::fd::AsFd as _;
-use std::os::unix::net::UnixStream as StdStream;
-use std::pin::Pin;
+use std::os::unix::net::UnixStream;
 use std::sync::Arc;
 use std::task::{Context, Poll, ready};
 
 use bytes::{Buf as _, Bytes};
-use tokio::io::{AsyncWrite, Interest};
-use tokio::net::UnixStream;
 
 use super::LaneEnd;
 use super::fd::{Fds, Parcel};
 use super::frame::{Deframer, Part, Violation, WINDOW};
 use super::reply::Answer;
 use super::shared::{Core, Order};
+use super::socket::Socket;
 use super::stream::End;
 use super::suspend::Carried;
 use crate::os::{self, Received};
@@ -27,14 +25,14 @@ use crate::os::{self, Received};
 const ROUNDS: usize = 16;
 
 /// Attaches a lane to its socket and moves its bytes until it has ended.
-pub(super) fn drive(core: Arc<Core>, socket: StdStream) -> impl Future<Output = LaneEnd> + Send {
+pub(super) fn drive(core: Arc<Core>, socket: UnixStream) -> impl Future<Output = LaneEnd> + Send {
     let carried = core.attach();
     // Made here, not inside: a future that is dropped before its first poll ends the lane too.
     let guard = EndOnDrop(core);
     async move {
         let core = Arc::clone(&guard.0);
-        let end = match connect(socket) {
-            Ok(stream) => run(&core, stream, carried).await,
+        let end = match Socket::new(socket) {
+            Ok(socket) => run(&core, socket, carried).await,
             Err(error) => LaneEnd::Violation(format!("the lane's socket cannot be used: {error}")),
         };
         core.end(end)
@@ -49,16 +47,11 @@ impl Drop for EndOnDrop {
     }
 }
 
-fn connect(socket: StdStream) -> io::Result<UnixStream> {
-    socket.set_nonblocking(true)?;
-    UnixStream::from_std(socket)
-}
-
-async fn run(core: &Core, stream: UnixStream, carried: Carried) -> LaneEnd {
+async fn run(core: &Core, socket: Socket, carried: Carried) -> LaneEnd {
     let Carried { begun, parcels, unreturned } = carried;
     let frames = Deframer::holding(&begun, parcels, core.limit);
     let arriving = Arriving { core, frames, unreturned };
-    let mut driver = Driver { core, stream, arriving, writing: Writing::default() };
+    let mut driver = Driver { core, socket, arriving, writing: Writing::default() };
     match poll_fn(|cx| driver.poll(cx)).await {
         Order::Finish(end) => driver.finish().map_or_else(LaneEnd::Violation, |()| end),
         Order::Stop(end) => end,
@@ -69,7 +62,7 @@ async fn run(core: &Core, stream: UnixStream, carried: Carried) -> LaneEnd {
 
 struct Driver<'a> {
     core: &'a Core,
-    stream: UnixStream,
+    socket: Socket,
     arriving: Arriving<'a>,
     writing: Writing,
 }
@@ -160,63 +153,35 @@ impl Driver<'_> {
                 Poll::Pending => return Ok(Written::Blocked),
             }
         }
+        self.socket.has_written()?;
         Ok(Written::Some)
     }
 
     /// Gives the kernel of what is to be written what can go in one call.
     fn write_some(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<usize>> {
         let Writing { queue, written, piece, fds } = &mut self.writing;
-        let queue = &queue[*written..];
+        let parts = [IoSlice::new(&queue[*written..]), IoSlice::new(piece)];
         if fds.is_empty() {
-            let parts = [IoSlice::new(queue), IoSlice::new(piece)];
-            return Pin::new(&mut self.stream).poll_write_vectored(cx, &parts);
+            return self.socket.poll_write(cx, &parts, &[]);
         }
-        if !queue.is_empty() {
-            return Pin::new(&mut self.stream).poll_write(cx, queue);
+        if !parts[0].is_empty() {
+            return self.socket.poll_write(cx, &parts[..1], &[]);
         }
         let descriptors: Vec<_> = fds.iter().map(|fd| fd.as_fd()).collect();
-        loop {
-            ready!(self.stream.poll_write_ready(cx))?;
-            let send = || os::send_stream(self.stream.as_fd(), piece, &descriptors);
-            match self.stream.try_io(Interest::WRITABLE, send) {
-                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
-                Ok(bytes) => {
-                    fds.clear();
-                    return Poll::Ready(Ok(bytes));
-                }
-                Err(error) => return Poll::Ready(Err(error)),
-            }
-        }
+        let bytes = ready!(self.socket.poll_write(cx, &parts[1..], &descriptors))?;
+        fds.clear();
+        Poll::Ready(Ok(bytes))
     }
 
     /// Says how many bytes it has read; none from a peer that is gone.
     fn read(&mut self, cx: &mut Context<'_>) -> Poll<Result<usize, Violation>> {
-        loop {
-            if ready!(self.stream.poll_read_ready(cx)).is_err() {
-                return Poll::Ready(Ok(0));
-            }
-            let mut received = None;
-            let mut space = self.arriving.frames.space();
-            let would_block = self.stream.try_io(Interest::READABLE, || {
-                let read = os::receive_stream(self.stream.as_fd(), &mut space)?;
-                // As much as there was: what comes next is waited for without asking whether it is there. (A read ends with the
-                // first descriptors that it finds, though.)
-                let is_all = read.len > 0 && !read.is_full && read.fds.is_empty() && !read.is_cut;
-                received = Some(read);
-                if is_all { Err(io::ErrorKind::WouldBlock.into()) } else { Ok(()) }
-            });
-            match (received, would_block) {
-                (Some(read), _) => return Poll::Ready(self.arriving.take_in(read)),
-                (None, Err(error))
-                    if matches!(error.kind(), io::ErrorKind::WouldBlock | io::ErrorKind::Interrupted) => {}
-                (None, _) => return Poll::Ready(Ok(0)),
-            }
-        }
+        let received = ready!(self.socket.poll_read(cx, &mut self.arriving.frames.space()));
+        Poll::Ready(received.map_or(Ok(0), |received| self.arriving.take_in(received)))
     }
 
     /// Gives the socket back, and what is with neither the kernel nor the user.
     fn suspend(self) -> LaneEnd {
-        match self.stream.into_std() {
+        match self.socket.into_std() {
             Ok(socket) => {
                 let (begun, parcels) = self.arriving.frames.into_begun();
                 let carried = Carried { begun, parcels: parcels.into(), unreturned: self.arriving.unreturned };
@@ -233,7 +198,7 @@ impl Driver<'_> {
         // A third party may hold the other end and go on writing; no socket buffer is as large as this.
         let most = WINDOW + 2 * self.core.limit;
         // Not through tokio: its reads go by what it last heard of the socket, which may be less than what is there.
-        let Ok(socket) = self.stream.into_std() else { return Ok(()) };
+        let Ok(socket) = self.socket.into_std() else { return Ok(()) };
         let mut total = 0;
         while total < most {
             match os::receive_stream(socket.as_fd(), &mut self.arriving.frames.space()) {

@@ -35,6 +35,7 @@ mod outbox;
 mod replies;
 mod reply;
 mod shared;
+mod socket;
 mod stream;
 mod suspend;
 #[cfg(test)]

@@ -1,7 +1,7 @@
 //! Descriptors in messages.
 
 use std::fs::File;
-use std::io::{Read, Seek, Write};
+use std::io::{IoSlice, Read, Seek, Write};
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 
 use super::super::frame::{MOST_FDS, PIECE};
@@ -248,7 +248,11 @@ async fn a_peer_that_sends_descriptors_that_belong_to_nothing_loses_the_lane_and
         for (bytes, count) in stream {
             let fds = vec![file.as_fd(); count];
             // A lane that has ended takes no more.
-            _ = if count == 0 { (&peer).write(&bytes) } else { os::send_stream(peer.as_fd(), &bytes, &fds) };
+            _ = if count == 0 {
+                (&peer).write(&bytes)
+            } else {
+                os::send_stream(peer.as_fd(), &[IoSlice::new(&bytes)], &fds)
+            };
         }
         assert!(matches!(soon(end).await.unwrap(), LaneEnd::Violation(_)), "{case}");
         drop((side, peer));
@@ -266,7 +270,7 @@ async fn what_names_a_descriptor_that_it_does_not_carry_ends_the_lane() {
     // The third of one.
     codec::encode(&(1_u32, 5_u64, 2_u8), &mut frame).unwrap();
     let frame = frame.finish_with(vec![Arc::new(scratch_file("").into())]).unwrap();
-    os::send_stream(peer.as_fd(), &bytes_of(frame), &[scratch_file("").as_fd()]).unwrap();
+    os::send_stream(peer.as_fd(), &[IoSlice::new(&bytes_of(frame))], &[scratch_file("").as_fd()]).unwrap();
     assert!(soon(side.recv()).await.is_none());
     let LaneEnd::Violation(text) = soon(end).await.unwrap() else { panic!("a violation was expected") };
     assert!(text.contains("cannot be decoded"), "{text}");

@@ -2,7 +2,7 @@
 
 use std::collections::hash_map::DefaultHasher;
 use std::hash::{Hash as _, Hasher as _};
-use std::io::Read as _;
+use std::io::{IoSlice, Read as _};
 use std::os::fd::{AsFd as _, OwnedFd};
 
 use bytes::BufMut as _;
@@ -359,11 +359,11 @@ impl Peer {
         // What does not fit is lost, which is a fault of its own.
         let sent = match &bytes[..at] {
             [] => 0,
-            first if fds > 0 => os::send_stream(self.socket.as_fd(), first, &descriptors).unwrap_or(0),
-            first => os::send_stream(self.socket.as_fd(), first, &[]).unwrap_or(0),
+            first if fds > 0 => os::send_stream(self.socket.as_fd(), &[IoSlice::new(first)], &descriptors).unwrap_or(0),
+            first => os::send_stream(self.socket.as_fd(), &[IoSlice::new(first)], &[]).unwrap_or(0),
         };
         if sent == at && at < bytes.len() {
-            _ = os::send_stream(self.socket.as_fd(), &bytes[at..], &[]);
+            _ = os::send_stream(self.socket.as_fd(), &[IoSlice::new(&bytes[at..])], &[]);
         }
     }
 
