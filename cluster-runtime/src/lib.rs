@@ -94,6 +94,7 @@ mod run;
 #[cfg(feature = "axum")]
 mod serve;
 mod setup;
+mod steps;
 mod supervisor;
 mod worker;
 

@@ -158,7 +158,7 @@ impl<Out: Message, In: Message> Lane<Out, In> {
             if let Some(waiting) = &mut waiting {
                 return waiting.as_mut().poll(cx);
             }
-            if self.core().is_step() {
+            if self.core().steps.is_next() {
                 ready!(coop::poll_proceed(cx)).made_progress();
             }
             let message = message.take().expect("a future is not polled after it has completed");
@@ -237,7 +237,7 @@ impl<Out: Message, In: Message> Lane<Out, In> {
     /// Cancel safety: a dropped future has taken nothing.
     #[cfg(test)]
     pub(crate) async fn recv(&self) -> Option<In> {
-        if self.core().is_step() {
+        if self.core().steps.is_next() {
             coop::consume_budget().await;
         }
         match self.try_recv() {

@@ -84,7 +84,7 @@ impl<T: Serialize + DeserializeOwned + Send + 'static> Replies<T> {
     /// Cancel safe: dropped while it waits, nothing is sent.
     pub async fn send(&self, value: T) -> Result<(), SendError> {
         let (core, outflow) = self.peer()?;
-        if core.is_step() {
+        if core.steps.is_next() {
             coop::consume_budget().await;
         }
         let Err(refusal) = self.offer(value, Encoded::of) else { return Ok(()) };
@@ -271,7 +271,7 @@ impl<T: DeserializeOwned> Answers<T> {
     /// # Cancel safety
     /// Cancel safe: no value is lost.
     pub async fn next(&mut self) -> Result<Option<T>, CallError> {
-        if self.core.is_step() {
+        if self.core.steps.is_next() {
             coop::consume_budget().await;
         }
         poll_fn(|cx| self.poll_next(cx)).await

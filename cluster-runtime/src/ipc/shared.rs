@@ -4,7 +4,7 @@
 //! Three locks, never two at a time, and never held while user code runs or a task is woken.
 
 use std::mem;
-use std::sync::atomic::{AtomicBool, AtomicU8, Ordering};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::Waker;
 
@@ -20,16 +20,13 @@ use super::outbox::{DriverState, Outbox, Stage};
 use super::reply::{Answer, Questions};
 use super::stream::Streams;
 use super::suspend::Carried;
+use crate::steps::Steps;
 
 /// Credit is returned in lots of this size.
 const CREDIT_LOT: usize = WINDOW / 4;
 
 /// With more bytes of answers unread, a further one is refused.
 const MOST_UNREAD: usize = 4 * WINDOW;
-
-/// How many sends or receives count as one of the steps after which tokio lets other tasks have their turn. They are much quicker
-/// than what those steps are made for, and a turn cut short means small writes.
-const PER_STEP: u8 = 32;
 
 pub(super) struct Core {
     /// The most bytes of payload in a message or an answer.
@@ -47,7 +44,7 @@ pub(super) struct Core {
     written: Notify,
     /// The driver has stopped, or the lane has ended.
     pub(super) stopped: Notify,
-    steps: AtomicU8,
+    pub(super) steps: Steps,
 }
 
 /// Why a message was not queued.
@@ -91,21 +88,13 @@ impl Core {
             arrivals,
             written: Notify::new(),
             stopped: Notify::new(),
-            steps: AtomicU8::new(0),
+            steps: Steps::default(),
         }
     }
 
     #[cfg(test)]
     pub(super) fn arrivals(&self) -> &Notify {
         &self.arrivals
-    }
-
-    /// Whether another send or receive makes up one of tokio's steps. A count that several threads get wrong does no harm.
-    #[inline]
-    pub(super) fn is_step(&self) -> bool {
-        let steps = self.steps.load(Ordering::Relaxed).wrapping_add(1);
-        self.steps.store(steps, Ordering::Relaxed);
-        steps.is_multiple_of(PER_STEP)
     }
 }
 

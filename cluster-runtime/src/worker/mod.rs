@@ -370,7 +370,7 @@ impl<Up: Message, Down: Message> Worker<Up, Down> {
     /// Cancel safe: no message is lost.
     pub async fn recv_from(&self) -> Option<(Sender, Down)> {
         let visitors = self.peers.visitors();
-        if visitors.is_step() {
+        if visitors.steps.is_next() {
             coop::consume_budget().await;
         }
         // The usual case under load, without a place in the queue of those who wait.

@@ -1,6 +1,6 @@
 //! What comes in for this worker: from the primary, and from the workers that have opened a lane to it.
 
-use std::sync::atomic::{AtomicBool, AtomicU8, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use tokio::sync::Notify;
@@ -9,6 +9,7 @@ use tokio::sync::futures::Notified;
 use super::peer::Sender;
 use crate::WorkerId;
 use crate::ipc::{Lane, Message, Received};
+use crate::steps::Steps;
 
 /// The lanes of the workers that talk to this one.
 pub(super) struct Visitors<Down> {
@@ -21,7 +22,7 @@ pub(super) struct Visitors<Down> {
     arrivals: Arc<Notify>,
     /// Whose turn it is, times [`LOT`], and how much was taken from there.
     turn: AtomicUsize,
-    steps: AtomicU8,
+    pub(super) steps: Steps,
 }
 
 struct Visitor<Down> {
@@ -45,7 +46,6 @@ pub(super) enum Next<Down> {
 
 /// So many messages are taken from one lane before it is the next one's turn.
 const LOT: usize = 32;
-const PER_STEP: u8 = 16;
 /// Lanes of workers of the same slot that are gone, and whose messages nobody has taken. A slot whose worker crashes again and again
 /// must not fill this worker's memory.
 const MOST_LEFT: usize = 2;
@@ -58,17 +58,8 @@ impl<Down: Message> Visitors<Down> {
             max_message,
             arrivals,
             turn: AtomicUsize::new(0),
-            steps: AtomicU8::new(0),
+            steps: Steps::default(),
         }
-    }
-
-    /// Whether another message makes up one of the steps after which tokio lets other tasks have their turn: many are quicker than
-    /// one of those. A count that several threads get wrong does no harm.
-    #[inline]
-    pub(super) fn is_step(&self) -> bool {
-        let steps = self.steps.load(Ordering::Relaxed).wrapping_add(1);
-        self.steps.store(steps, Ordering::Relaxed);
-        steps.is_multiple_of(PER_STEP)
     }
 
     /// Completes when something may have come, from this call on.
@@ -77,9 +68,20 @@ impl<Down: Message> Visitors<Down> {
     }
 
     /// The next message of anybody, the primary among them; in turn, so that one who floods does not keep the others from being heard.
+    #[inline]
     pub(super) fn next<Up: Message>(&self, primary: &Lane<Up, Down>) -> Next<Down> {
-        let visitors = self.are_any.load(Ordering::Acquire).then(|| Arc::clone(&lock(&self.list)));
-        let visitors = visitors.as_deref().map_or(&[][..], Vec::as_slice);
+        if self.are_any.load(Ordering::Acquire) {
+            return self.next_of_many(primary);
+        }
+        match primary.try_recv() {
+            Received::Message(message) => Next::Message(Sender::Primary, message),
+            Received::Empty => Next::Nothing { is_primary_gone: false },
+            Received::Ended => Next::Ended,
+        }
+    }
+
+    fn next_of_many<Up: Message>(&self, primary: &Lane<Up, Down>) -> Next<Down> {
+        let visitors = Arc::clone(&lock(&self.list));
         let sources = visitors.len() + 1;
         let turn = self.turn.load(Ordering::Relaxed);
         let mut is_primary_gone = false;
