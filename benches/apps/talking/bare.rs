@@ -30,22 +30,24 @@ pub(super) async fn connect() -> io::Result<UnixStream> {
     UnixStream::from_std(stream)
 }
 
-/// Sends and waits until as much has come back, again and again.
-pub(super) async fn ask<const SIZE: usize>(stream: &mut UnixStream, name: &'static str) -> io::Result<()> {
-    let mut stopwatch = Stopwatch::new(name, 16);
-    let mut message = [7; SIZE];
+/// Sends so many messages of so many bytes together and waits until as much has come back, again and again.
+pub(super) async fn ask(stream: &mut UnixStream, size: usize, at_once: usize) -> io::Result<()> {
+    let mut stopwatch = Stopwatch::new("bare", 16);
+    let mut messages = vec![7; size * at_once];
     loop {
-        stream.write_all(&message).await?;
-        stream.read_exact(&mut message).await?;
-        if !stopwatch.lap() {
-            return Ok(());
+        stream.write_all(&messages).await?;
+        stream.read_exact(&mut messages).await?;
+        for _ in 0..at_once {
+            if !stopwatch.lap() {
+                return Ok(());
+            }
         }
     }
 }
 
-/// Sends back what comes, until the other end closes.
-pub(super) async fn answer<const SIZE: usize>(stream: &mut UnixStream) -> io::Result<()> {
-    let mut message = [0; SIZE];
+/// Sends back what comes, so much at once, until the other end closes.
+pub(super) async fn answer(stream: &mut UnixStream, size: usize) -> io::Result<()> {
+    let mut message = vec![0; size];
     while stream.read_exact(&mut message).await.is_ok() {
         stream.write_all(&message).await?;
     }

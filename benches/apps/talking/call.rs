@@ -30,7 +30,7 @@ pub(super) async fn worker(worker: Worker<Question>) -> cluster::Result {
     }
     worker.send(Question::Bare).await?;
     let mut stream = bare::connect().await?;
-    bare::ask::<BARE_SIZE>(&mut stream, "bare").await?;
+    bare::ask(&mut stream, BARE_SIZE, 1).await?;
     worker.shutdown().await;
     Ok(())
 }
@@ -64,7 +64,7 @@ pub(super) async fn primary(mut primary: Primary<Question>) -> cluster::Result {
             Event::Message(_, Question::Double { a, reply }) => reply.send(2 * a),
             Event::Message(_, Question::Bare) => {
                 let mut stream = bare::accept().await?;
-                bare::answer::<BARE_SIZE>(&mut stream).await?;
+                bare::answer(&mut stream, BARE_SIZE).await?;
                 break;
             }
             _ => {}

@@ -1,5 +1,5 @@
 //! The primary sends a number of messages to its worker, which sends each back; once all have come back, it begins anew. The second
-//! argument says what is sent, the third how many at once. One at a time is done once more on a bare socket.
+//! argument says what is sent, the third how many at once. Texts go on a bare socket once more.
 
 use cluster::{Event, Message, Primary, Worker};
 
@@ -23,7 +23,7 @@ pub(super) async fn worker(worker: Worker<Talk, Talk>) -> cluster::Result {
     worker.ready();
     while let Some(message) = worker.recv().await {
         if let Talk::Bare = message {
-            bare::answer::<{ TEXT.len() }>(&mut bare::connect().await?).await?;
+            bare::answer(&mut bare::connect().await?, TEXT.len() * at_once()).await?;
         } else {
             worker.send(message).await?;
         }
@@ -37,9 +37,9 @@ pub(super) async fn primary(mut primary: Primary<Talk, Talk>) -> cluster::Result
         "object" => Talk::Object { action: "increment".into(), level: 9000 },
         other => panic!("there is no payload {other:?}"),
     };
-    let at_once = argument(3).parse().expect("the third argument is a number");
     let worker = online(&mut primary).await;
-    let mut stopwatch = Stopwatch::new("echo", at_once);
+    let at_once = at_once();
+    let mut stopwatch = Stopwatch::new("echo", at_once as u64);
     'rounds: loop {
         for _ in 0..at_once {
             primary.send(worker, message.clone()).await?;
@@ -51,11 +51,15 @@ pub(super) async fn primary(mut primary: Primary<Talk, Talk>) -> cluster::Result
             }
         }
     }
-    if at_once == 1 {
+    if let Talk::Text(_) = message {
         primary.send(worker, Talk::Bare).await?;
-        bare::ask::<{ TEXT.len() }>(&mut bare::accept().await?, "bare").await?;
+        bare::ask(&mut bare::accept().await?, TEXT.len(), at_once).await?;
     }
     take_all(&mut primary).await
+}
+
+fn at_once() -> usize {
+    argument(3).parse().expect("the third argument is a number")
 }
 
 async fn take(primary: &mut Primary<Talk, Talk>) {

@@ -2,7 +2,7 @@
 
 use std::borrow::Cow;
 
-use super::figure::{AT_ONCE, Figure, Payload, Primary, Service, Traffic, Worker};
+use super::figure::{AT_ONCE, Cores, Figure, Payload, Primary, Service, Traffic, Worker};
 use super::peer::Peer;
 use crate::results::{Bar, Limit, Measured};
 
@@ -14,13 +14,17 @@ pub(super) fn all() -> Vec<Bar<Figure>> {
         than("the same / ipc-channel", Figure::Rate(Traffic::Up), Peer::IpcChannel, Limit::Above(1.0)),
         bar("CPU per request: `counter` / `hello`", added_by_counting(Peer::Cluster), at_most(1.15)),
         bar("the same of Node", added_by_counting(Peer::NodeJson), Limit::None),
-        than("a call, one at a time / bare socket", Figure::RoundTrip, Peer::Bare, at_most(1.25)),
-        than("the same / tarpc", Figure::RoundTrip, Peer::Tarpc, Limit::Below(1.0)),
+        than("a call, one at a time / bare socket", Figure::RoundTrip(Cores::Any), Peer::Bare, at_most(1.25)),
+        than("the same, on one core / bare socket", Figure::RoundTrip(Cores::One), Peer::Bare, at_most(1.25)),
+        than("a call, one at a time / tarpc", Figure::RoundTrip(Cores::Any), Peer::Tarpc, Limit::Below(1.0)),
+        than("the same, on one core / tarpc", Figure::RoundTrip(Cores::One), Peer::Tarpc, Limit::Below(1.0)),
         than("64 calls at once / tarpc", Figure::Rate(Traffic::Pipelined), Peer::Tarpc, Limit::Above(1.0)),
     ];
-    bars.extend(Payload::ALL.into_iter().flat_map(|payload| AT_ONCE.map(|at_once| echo(payload, at_once))).flatten());
-    let string = Figure::Rate(Traffic::Echo(Payload::String, 1));
-    bars.push(than("echo, string × 1 / bare socket", string, Peer::Bare, Limit::None));
+    for payload in Payload::ALL {
+        for at_once in AT_ONCE {
+            bars.extend(Cores::ALL.into_iter().flat_map(|cores| echo(payload, at_once, cores)));
+        }
+    }
     bars.extend([
         than("1 MiB messages, bytes a second / bare socket", Figure::Rate(Traffic::Bulk), Peer::Bare, at_least(0.6)),
         bar("an addition to a counter (ns)", median(Figure::Addition), at_most(5.0)),
@@ -31,16 +35,21 @@ pub(super) fn all() -> Vec<Bar<Figure>> {
     bars
 }
 
-/// Against each of Node's two ways.
-fn echo(payload: Payload, at_once: usize) -> [Bar<Figure>; 2] {
-    let traffic = Traffic::Echo(payload, at_once);
+/// Against each of Node's two ways; and against the bare socket, which knows no payload.
+fn echo(payload: Payload, at_once: usize, cores: Cores) -> Vec<Bar<Figure>> {
+    let traffic = Traffic::Echo(payload, at_once, cores);
     let limit = match at_once {
         1 => 1.5,
         10 => 4.0,
         _ => 15.0,
     };
-    Peer::NODE
-        .map(|node| than(format!("echo, {traffic} / {}", node.name()), Figure::Rate(traffic), node, at_least(limit)))
+    let beside =
+        |peer: Peer, limit| than(format!("echo, {traffic} / {}", peer.name()), Figure::Rate(traffic), peer, limit);
+    let mut bars: Vec<_> = Peer::NODE.into_iter().map(|node| beside(node, at_least(limit))).collect();
+    if payload == Payload::String {
+        bars.push(beside(Peer::Bare, Limit::None));
+    }
+    bars
 }
 
 /// The order may come a little later to a worker that floods, but not by a multiple that anybody feels.

@@ -1,6 +1,7 @@
 //! What there is to know of messages.
 
 use std::fmt::{self, Display, Formatter};
+use std::process::Command;
 
 use crate::results::Quantity;
 
@@ -12,7 +13,7 @@ pub(super) enum Figure {
     /// Of the whole process tree, for an operation.
     Cpu(Traffic),
     /// µs from a question to its answer.
-    RoundTrip,
+    RoundTrip(Cores),
     RequestsPerSecond(Service),
     /// µs of the whole process tree for a request.
     RequestCpu(Service),
@@ -40,10 +41,19 @@ pub(super) enum Figure {
 pub(super) enum Traffic {
     Up,
     Down,
-    Call,
+    Call(Cores),
     Pipelined,
-    Echo(Payload, usize),
+    Echo(Payload, usize, Cores),
     Bulk,
+}
+
+/// Where the processes run.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) enum Cores {
+    /// Where the kernel puts them.
+    Any,
+    /// Together on one, where to wake each other is to change from one to the other.
+    One,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -81,7 +91,7 @@ impl Traffic {
     pub(super) fn rate_unit(self) -> (&'static str, f64) {
         match self {
             Self::Up | Self::Down => ("million messages a second", 1e6),
-            Self::Call | Self::Pipelined => ("thousand calls a second", 1e3),
+            Self::Call(_) | Self::Pipelined => ("thousand calls a second", 1e3),
             Self::Echo(..) => ("thousand a second", 1e3),
             Self::Bulk => ("MiB a second", 1.0),
         }
@@ -91,7 +101,7 @@ impl Traffic {
     pub(super) fn cpu_unit(self) -> (&'static str, f64) {
         match self {
             Self::Up | Self::Down => ("ns for a message", 1.0),
-            Self::Call | Self::Pipelined => ("µs for a call", 1e3),
+            Self::Call(_) | Self::Pipelined => ("µs for a call", 1e3),
             Self::Echo(..) => ("µs", 1e3),
             Self::Bulk => ("µs for a MiB", 1e3),
         }
@@ -109,7 +119,7 @@ impl Display for Figure {
         match self {
             Self::Rate(traffic) => write!(f, "{traffic}, {}", traffic.rate_unit().0),
             Self::Cpu(traffic) => write!(f, "{traffic}, CPU {}", traffic.cpu_unit().0),
-            Self::RoundTrip => write!(f, "one call at a time, µs until the answer"),
+            Self::RoundTrip(cores) => write!(f, "one call at a time{cores}, µs until the answer"),
             Self::RequestsPerSecond(service) => write!(f, "{service}, requests per second"),
             Self::RequestCpu(service) => write!(f, "{service}, CPU µs per request"),
             Self::Addition => write!(f, "an addition (ns)"),
@@ -128,11 +138,37 @@ impl Display for Traffic {
         match self {
             Self::Up => f.write_str("worker to primary"),
             Self::Down => f.write_str("primary to worker"),
-            Self::Call => f.write_str("one call at a time"),
+            Self::Call(cores) => write!(f, "one call at a time{cores}"),
             Self::Pipelined => f.write_str("64 calls at once"),
-            Self::Echo(payload, at_once) => write!(f, "{payload} × {at_once}"),
+            Self::Echo(payload, at_once, cores) => write!(f, "{payload} × {at_once}{cores}"),
             Self::Bulk => f.write_str("1 MiB each"),
         }
+    }
+}
+
+impl Cores {
+    pub(super) const ALL: [Self; 2] = [Self::Any, Self::One];
+
+    /// Has the command run there, and what it starts.
+    pub(super) fn place(self, command: Command) -> Command {
+        match self {
+            Self::Any => command,
+            Self::One => {
+                let mut placed = Command::new("taskset");
+                placed.args(["--cpu-list", "0"]).arg(command.get_program()).args(command.get_args());
+                placed.envs(command.get_envs().filter_map(|(name, value)| Some((name, value?))));
+                placed
+            }
+        }
+    }
+}
+
+impl Display for Cores {
+    fn fmt(&self, f: &mut Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Any => "",
+            Self::One => ", on one core",
+        })
     }
 }
 

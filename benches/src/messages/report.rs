@@ -3,7 +3,7 @@
 use std::fmt::Write as _;
 
 use super::bars;
-use super::figure::{Figure, Payload, Primary, SIZES, Service, Traffic, Worker};
+use super::figure::{Cores, Figure, Payload, Primary, SIZES, Service, Traffic, Worker};
 use super::options::Options;
 use super::peer::Peer;
 use crate::peer::node_version;
@@ -11,7 +11,7 @@ use crate::results::{Samples, Section, bar, machine};
 use crate::wrk;
 
 /// What a document has beside its bars, and of whom.
-const PARTS: [(Section<Figure>, &[Peer]); 8] = [
+const PARTS: [(Section<Figure>, &[Peer]); 9] = [
     (
         Section {
             title: "One-way",
@@ -46,10 +46,13 @@ const PARTS: [(Section<Figure>, &[Peer]); 8] = [
         Section {
             title: "Calls",
             note: "A worker asks the primary function for the double of a number: one question after the other, and by 64 tasks at \
-                   once. The bare socket is one between the same two processes and their runtimes, with 16 bytes each way.",
+                   once. The bare socket is one between the same two processes and their runtimes, with 16 bytes each way. On one core \
+                   nobody waits for another core to wake up.",
             figures: &[
-                Figure::RoundTrip,
-                Figure::Cpu(Traffic::Call),
+                Figure::RoundTrip(Cores::Any),
+                Figure::RoundTrip(Cores::One),
+                Figure::Cpu(Traffic::Call(Cores::Any)),
+                Figure::Cpu(Traffic::Call(Cores::One)),
                 Figure::Rate(Traffic::Pipelined),
                 Figure::Cpu(Traffic::Pipelined),
             ],
@@ -62,20 +65,44 @@ const PARTS: [(Section<Figure>, &[Peer]); 8] = [
             title: "Echo",
             note: "What Node's own benchmark of its cluster does: the primary sends a number of messages to its worker, which sends each \
                    back; once all are back, it begins anew. The string has twelve characters, the object a word and a number. Thousands \
-                   of echoes a second, and CPU time for each.",
+                   of echoes a second, and CPU time for each. The bare socket carries the characters of all that are sent at once in one \
+                   write, and knows no messages: it shows what a round takes by the kernel and the runtime alone.",
             figures: &[
-                Figure::Rate(Traffic::Echo(Payload::String, 1)),
-                Figure::Rate(Traffic::Echo(Payload::String, 10)),
-                Figure::Rate(Traffic::Echo(Payload::String, 100)),
-                Figure::Rate(Traffic::Echo(Payload::Object, 1)),
-                Figure::Rate(Traffic::Echo(Payload::Object, 10)),
-                Figure::Rate(Traffic::Echo(Payload::Object, 100)),
-                Figure::Cpu(Traffic::Echo(Payload::String, 1)),
-                Figure::Cpu(Traffic::Echo(Payload::String, 10)),
-                Figure::Cpu(Traffic::Echo(Payload::String, 100)),
-                Figure::Cpu(Traffic::Echo(Payload::Object, 1)),
-                Figure::Cpu(Traffic::Echo(Payload::Object, 10)),
-                Figure::Cpu(Traffic::Echo(Payload::Object, 100)),
+                Figure::Rate(Traffic::Echo(Payload::String, 1, Cores::Any)),
+                Figure::Rate(Traffic::Echo(Payload::String, 10, Cores::Any)),
+                Figure::Rate(Traffic::Echo(Payload::String, 100, Cores::Any)),
+                Figure::Rate(Traffic::Echo(Payload::Object, 1, Cores::Any)),
+                Figure::Rate(Traffic::Echo(Payload::Object, 10, Cores::Any)),
+                Figure::Rate(Traffic::Echo(Payload::Object, 100, Cores::Any)),
+                Figure::Cpu(Traffic::Echo(Payload::String, 1, Cores::Any)),
+                Figure::Cpu(Traffic::Echo(Payload::String, 10, Cores::Any)),
+                Figure::Cpu(Traffic::Echo(Payload::String, 100, Cores::Any)),
+                Figure::Cpu(Traffic::Echo(Payload::Object, 1, Cores::Any)),
+                Figure::Cpu(Traffic::Echo(Payload::Object, 10, Cores::Any)),
+                Figure::Cpu(Traffic::Echo(Payload::Object, 100, Cores::Any)),
+            ],
+            chart: None,
+        },
+        &[Peer::Cluster, Peer::Bare, Peer::NodeJson, Peer::NodeAdvanced],
+    ),
+    (
+        Section {
+            title: "Echo, on one core",
+            note: "The same with all processes on one core. On two, a round takes two wake-ups of a core that sleeps, which on a virtual \
+                   machine take longer than all the rest; on one it takes two changes from one process to the other.",
+            figures: &[
+                Figure::Rate(Traffic::Echo(Payload::String, 1, Cores::One)),
+                Figure::Rate(Traffic::Echo(Payload::String, 10, Cores::One)),
+                Figure::Rate(Traffic::Echo(Payload::String, 100, Cores::One)),
+                Figure::Rate(Traffic::Echo(Payload::Object, 1, Cores::One)),
+                Figure::Rate(Traffic::Echo(Payload::Object, 10, Cores::One)),
+                Figure::Rate(Traffic::Echo(Payload::Object, 100, Cores::One)),
+                Figure::Cpu(Traffic::Echo(Payload::String, 1, Cores::One)),
+                Figure::Cpu(Traffic::Echo(Payload::String, 10, Cores::One)),
+                Figure::Cpu(Traffic::Echo(Payload::String, 100, Cores::One)),
+                Figure::Cpu(Traffic::Echo(Payload::Object, 1, Cores::One)),
+                Figure::Cpu(Traffic::Echo(Payload::Object, 10, Cores::One)),
+                Figure::Cpu(Traffic::Echo(Payload::Object, 100, Cores::One)),
             ],
             chart: None,
         },
