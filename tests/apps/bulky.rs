@@ -241,7 +241,8 @@ mod flood {
 
     const FLOOD: u64 = 8;
 
-    /// Asks until the answer and the memory in use have stayed the same for a while.
+    /// Asks until the answer and the memory in use have stayed the same for a while: nothing else tells one who
+    /// waits from one who is slow.
     async fn settled(ask: impl AsyncFn() -> u64) -> u64 {
         let (mut last, mut same) = ((0, 0), 0);
         while same < 30 || last.0 == 0 {

@@ -212,6 +212,7 @@ fn misbehave(mark: &Mark) -> ! {
             Shared::receive(control);
             loop {
                 jam_the_bell();
+                // Again and again, and not so fast that nobody else has the CPU.
                 std::thread::sleep(Duration::from_millis(1));
             }
         }
@@ -219,7 +220,7 @@ fn misbehave(mark: &Mark) -> ! {
     }
     // It does not go by itself.
     loop {
-        std::thread::sleep(Duration::from_secs(60));
+        std::thread::park();
     }
 }
 
@@ -423,7 +424,8 @@ fn receive(control: RawFd) -> Vec<RawFd> {
     })
 }
 
-/// The control lane does not block, and a peer that is gone is a reason to wait for the end.
+/// The lanes do not block, and a descriptor that is a bare number cannot be polled without unsafe code: so this looks again
+/// and again.
 fn patiently<T>(mut call: impl FnMut() -> nix::Result<T>) -> T {
     loop {
         match call() {

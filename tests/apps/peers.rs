@@ -53,7 +53,7 @@ fn say(worker: &CurrentWorker, text: impl fmt::Display) {
     println!("worker {}: {text}", worker.id());
 }
 
-/// The worker of a slot may be yet to come.
+/// The worker of a slot may be yet to come, which nothing announces.
 async fn send_when_there(worker: &Talker, slot: usize, number: u64) {
     while worker.peer(slot).send(Talk::Number(number)).await == Err(SendError::Gone) {
         sleep(Duration::from_millis(1)).await;
@@ -117,6 +117,7 @@ async fn broadcast(worker: Talker) -> cluster::Result {
                 before = reached;
                 say(&worker, format_args!("broadcast {number} reaches {reached}"));
             }
+            // Not so many that the others have to do with nothing else.
             sleep(Duration::from_millis(1)).await;
         }
     }
@@ -229,6 +230,7 @@ async fn answer(worker: Talker) {
             let peer = draining.peer(1 - draining.slot());
             for round in 0..20 {
                 say(&draining, format_args!("drains; round {round}: {}", shown(peer.call(Talk::Who).await)));
+                // Later rounds are asked by one that has been draining for a while.
                 sleep(Duration::from_millis(50)).await;
             }
         });
@@ -312,8 +314,9 @@ fn misbehave(mark: &Mark) -> ! {
         "deaf" => (0..u64::MAX).for_each(|_| send(control, &ask(1 - slot, 1))),
         other => panic!("no behaviour {other:?}"),
     }
+    // It does not go by itself.
     loop {
-        std::thread::sleep(Duration::from_secs(60));
+        std::thread::park();
     }
 }
 
@@ -380,7 +383,8 @@ fn receive(control: RawFd) -> (u8, Vec<RawFd>) {
     (packet[1], fds)
 }
 
-/// The control lane does not block, and a peer that is gone is a reason to wait for the end.
+/// The control lane does not block, and a descriptor that is a bare number cannot be polled without unsafe code: so this looks again
+/// and again.
 fn patiently<T>(mut call: impl FnMut() -> nix::Result<T>) -> T {
     loop {
         match call() {

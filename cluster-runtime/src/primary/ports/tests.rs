@@ -213,6 +213,7 @@ async fn with_full_mailboxes() -> (Ports, PortId, Vec<TcpStream>) {
     ports.look();
     let taken = async {
         while waits_in_first_shard(&ports, port) {
+            // Nothing announces that a queue has become empty.
             tokio::time::sleep(Duration::from_millis(1)).await;
         }
     };

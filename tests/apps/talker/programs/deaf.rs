@@ -39,6 +39,7 @@ pub(super) async fn primary(mut primary: Primary<Talk, Talk>) -> cluster::Result
     let broadcasting = tokio::spawn(async move { handle.broadcast(Talk::Number(2)).await });
     // Its answer comes behind what was broadcast.
     tell(format_args!("{:?}", primary.call(other, |reply| Talk::Double { number: 21, reply }).await));
+    // Time enough for what must not happen.
     sleep(10 * TICK).await;
     assert!(!sending.is_finished() && !calling.is_finished() && !broadcasting.is_finished());
     tell(format_args!("{:?}, and three wait", primary.try_send(deaf, Talk::Number(3))));
