@@ -114,7 +114,7 @@ fn the_death_of_a_peer_fails_what_was_asked_of_it_at_once_and_its_replacement_is
         let answer = zero.body("/hold/1");
         (zero, answer)
     });
-    cluster.wait_for("asks and waits");
+    cluster.wait_for(&format!("worker {}: does not answer", one.id));
     send(one.pid, Signal::SIGKILL);
     let (mut zero, answer) = asking.join().unwrap();
     assert_eq!(answer, "Err(Gone)");

@@ -198,10 +198,7 @@ async fn service(worker: Talker) -> cluster::Result {
         .route("/peer/{slot}", get(async move |Path(slot): Path<usize>| shown(caller.peer(slot).call(Talk::Who).await)))
         .route(
             "/hold/{slot}",
-            get(async move |Path(slot): Path<usize>| {
-                say(&holder, "asks and waits");
-                format!("{:?}", holder.peer(slot).call(Talk::Hold).await)
-            }),
+            get(async move |Path(slot): Path<usize>| format!("{:?}", holder.peer(slot).call(Talk::Hold).await)),
         )
         .route(
             "/try/{slot}",
@@ -240,7 +237,10 @@ async fn answer(worker: Talker) {
         match message {
             Talk::Who(reply) => reply.send((worker.id().get(), worker.generation())),
             Talk::Double { number, reply } => reply.send(2 * number),
-            Talk::Hold(reply) => held.push(reply),
+            Talk::Hold(reply) => {
+                held.push(reply);
+                say(&worker, "does not answer");
+            }
             Talk::Number(_) | Talk::Bulk(_) => {}
         }
     }
