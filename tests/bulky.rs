@@ -1,7 +1,7 @@
 //! Large messages between real processes: how large they may be, and what they do to everything else.
 
 use support::release::Release;
-use support::{Cluster, Launch, Signal};
+use support::{Cluster, Launch, Signal, send};
 
 const BULKY: &str = env!("CARGO_BIN_EXE_bulky");
 
@@ -96,16 +96,25 @@ fn large_messages_that_nobody_takes_make_the_sender_wait_and_take_no_more_memory
     stop(&mut cluster);
 }
 
+/// A program with the file that says how many bytes it allows.
+fn of_releases(program: &str, mode: &str) -> (Release, Cluster) {
+    let release = Release::of(BULKY);
+    release.set_mode(mode);
+    let launch = Cluster::of(release.program().to_str().unwrap()).args([program]);
+    let cluster = launch.env("MODE", release.mode().to_str().unwrap()).start();
+    (release, cluster)
+}
+
+/// What somebody says whose message of 3 MiB is refused because 1 MiB is allowed.
+#[track_caller]
+fn expect_refusal(cluster: &mut Cluster, who: &str) {
+    let line = cluster.wait_logged(&format!("{who}: the message takes "));
+    assert!(line.ends_with(" bytes and the limit is 1048576 (max_message)"), "{line}");
+}
+
 #[test]
 fn an_upgrade_that_raises_max_message_raises_it_for_the_new_workers() {
-    let release = Release::of(BULKY);
-    release.set_mode("1 1048576");
-    let launch = Cluster::of(release.program().to_str().unwrap()).args(["releases"]);
-    let mut cluster = launch.env("MODE", release.mode().to_str().unwrap()).start();
-    let expect_refusal = |cluster: &mut Cluster, who: &str| {
-        let line = cluster.wait_logged(&format!("{who}: the message takes "));
-        assert!(line.ends_with(" bytes and the limit is 1048576 (max_message)"), "{line}");
-    };
+    let (release, mut cluster) = of_releases("releases", "1 1048576");
     expect_refusal(&mut cluster, "worker 1: of release 1 sends");
     expect_refusal(&mut cluster, "primary: of release 1 sends to 1");
     release.set_mode("2 4194304");
@@ -118,4 +127,70 @@ fn an_upgrade_that_raises_max_message_raises_it_for_the_new_workers() {
     expect_refusal(&mut cluster, "primary: of release 2 sends to 1");
     cluster.wait_for_workers(1);
     stop(&mut cluster);
+}
+
+#[test]
+fn a_reload_to_a_program_that_raises_max_message_leaves_it_as_the_primary_has_it() {
+    let (release, mut cluster) = of_releases("releases", "1 1048576");
+    expect_refusal(&mut cluster, "worker 1: of release 1 sends");
+    release.set_mode("2 4194304");
+    cluster.signal(Signal::SIGHUP);
+    expect_refusal(&mut cluster, "worker 2: of release 2 sends");
+    expect_refusal(&mut cluster, "primary: of release 1 sends to 2");
+    cluster.wait_for_workers(1);
+    stop(&mut cluster);
+}
+
+#[test]
+fn a_worker_that_is_started_before_an_upgrade_and_let_in_after_it_keeps_to_the_max_message_of_before() {
+    let (release, mut cluster) = of_releases("releases", "1 1048576");
+    expect_refusal(&mut cluster, "worker 1: of release 1 sends");
+    let worker = *cluster.wait_for_workers(1).first().unwrap();
+    release.set_mode("2 4194304 held");
+    cluster.signal(Signal::SIGUSR2);
+    cluster.wait_logged("primary: is to leave");
+    send(worker, Signal::SIGKILL);
+    cluster.wait_logged("cluster: upgraded");
+    release.set_mode("2 4194304");
+    expect_refusal(&mut cluster, "worker 2: of release 2 sends");
+    expect_refusal(&mut cluster, "primary: of release 2 sends to 2");
+    cluster.wait_logged("worker 3: took 3145728");
+    cluster.wait_for_workers(1);
+    stop(&mut cluster);
+    let log = cluster.log_text();
+    assert!(!log.contains("broke the protocol") && !log.contains("cannot be read"), "{log}");
+}
+
+#[test]
+fn between_a_worker_of_before_an_upgrade_that_raises_max_message_and_a_new_one_the_smaller_limit_holds() {
+    expect_smaller_limit("1 1048576", "2 4194304");
+}
+
+#[test]
+fn between_a_worker_of_before_an_upgrade_that_lowers_max_message_and_a_new_one_the_smaller_limit_holds() {
+    expect_smaller_limit("1 4194304", "2 1048576");
+}
+
+#[track_caller]
+fn expect_smaller_limit(before: &str, after: &str) {
+    let (release, mut cluster) = of_releases("neighbours", before);
+    cluster.wait_logged("2 workers ready");
+    release.set_mode(after);
+    cluster.signal(Signal::SIGUSR2);
+    for (who, other) in [("worker 2", "worker 3"), ("worker 3", "worker 2")] {
+        expect_refusal(&mut cluster, &format!("{who}: sends 3145728"));
+        expect_refusal(&mut cluster, &format!("{who}: tries 3145728"));
+        cluster.wait_logged(&format!("{who}: asks for 3145728: the request was dropped without an answer"));
+        // On the same lanes, which live on.
+        cluster.wait_logged(&format!("{who}: sends 100000: ()"));
+        cluster.wait_logged(&format!("{who}: tries 100000: ()"));
+        cluster.wait_logged(&format!("{who}: asks for 100000: 100000"));
+        let took = format!("{other}: took 100000");
+        cluster.wait_until("both that were sent", |cluster| {
+            (cluster.log_text().lines().filter(|line| **line == took).count() == 2).then_some(())
+        });
+    }
+    stop(&mut cluster);
+    let log = cluster.log_text();
+    assert!(!log.contains("cannot be read"), "{log}");
 }

@@ -4,8 +4,8 @@
 //! its successor may live at the same time. The primary clears a line when it has reaped the worker, so a worker may die
 //! between any two instructions.
 //!
-//! What stands here are hints for placement and figures for the operator: a worker gone mad can write nonsense, and nothing
-//! but the spread of connections suffers.
+//! What stands here are hints for placement and for messages between workers, and figures for the operator: a worker gone mad can write
+//! nonsense, and nothing suffers but the spread of connections, and what workers say to each other.
 
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -14,6 +14,7 @@ use std::{fmt, io};
 
 use nix::time::{ClockId, clock_gettime};
 
+use crate::config::MESSAGES;
 use crate::{WorkerId, metrics, os};
 
 /// Slots that a cluster may have.
@@ -60,6 +61,8 @@ pub(crate) struct Line {
     accepted: AtomicU64,
     handed_over: AtomicU64,
     requests: AtomicU64,
+    /// The most bytes of a message that it takes; written by the primary.
+    max_message: AtomicU64,
 }
 
 /// The first word of a line as it was at one moment: owner and count in one, so that no promise goes to a successor unawares.
@@ -163,6 +166,11 @@ impl Slot {
         self.lines.iter().find(|line| line.opened().tag() == Tag::of(worker))
     }
 
+    /// The most bytes of a message that `worker` takes, while it has a line.
+    pub(crate) fn max_message_of(&self, worker: WorkerId) -> Option<usize> {
+        self.line_of(worker)?.max_message()
+    }
+
     /// The line of the worker that takes connections from `port`; of two, the newer one's.
     pub(crate) fn accepting(&self, port: usize) -> Option<(&Line, Opened)> {
         self.newest(|line| line.accepts(port))
@@ -188,17 +196,18 @@ impl Line {
     /// The last bit of the time.
     const AWAKE: u64 = 1;
 
-    /// The primary gives the line to a worker that it is about to spawn.
-    pub(crate) fn give_to(&self, worker: WorkerId) {
+    /// The primary gives the line to a worker that it is about to spawn, and that takes messages of so many bytes.
+    pub(crate) fn give_to(&self, worker: WorkerId, max_message: usize) {
         self.clear();
+        self.max_message.store(max_message as u64, Ordering::Release);
         self.opened.store(Opened::of(Tag::of(worker)).0, Ordering::Release);
     }
 
     /// The primary takes the line of a worker that it has reaped.
     pub(crate) fn clear(&self) {
-        let Self { opened, ports, woken, accepted, handed_over, requests } = self;
+        let Self { opened, ports, woken, accepted, handed_over, requests, max_message } = self;
         // The owner first: a promise that is being made finds nobody.
-        for word in [opened, ports, woken, accepted, handed_over, requests] {
+        for word in [opened, ports, woken, accepted, handed_over, requests, max_message] {
             word.store(0, Ordering::Release);
         }
     }
@@ -302,6 +311,15 @@ impl Line {
         self.accepted.load(Ordering::Relaxed)
     }
 
+    /// `None` if it has just been cleared.
+    fn max_message(&self) -> Option<usize> {
+        match self.max_message.load(Ordering::Acquire) {
+            0 => None,
+            // Whatever somebody gone mad has written.
+            bytes => Some(bytes.clamp(*MESSAGES.start(), *MESSAGES.end()) as usize),
+        }
+    }
+
     pub(crate) fn figures(&self) -> Figures {
         Figures {
             open: self.opened().count(),
@@ -381,7 +399,7 @@ mod tests {
     fn two_maps_of_one_board_see_each_other() {
         let (one, fd) = Board::create().unwrap();
         let other = Board::open(fd.as_fd()).unwrap();
-        one.slot(MOST_SLOTS - 1).lines()[1].give_to(WorkerId::new(7));
+        one.slot(MOST_SLOTS - 1).lines()[1].give_to(WorkerId::new(7), 1 << 20);
         other.slot(MOST_SLOTS - 1).lines()[1].open();
         assert_eq!(one.slot(MOST_SLOTS - 1).lines()[1].opened().count(), 1);
     }
@@ -404,13 +422,13 @@ mod tests {
     #[test]
     fn a_promise_is_made_to_one_owner_and_at_one_count_only() {
         let (_board, line) = line();
-        line.give_to(WorkerId::new(1));
+        line.give_to(WorkerId::new(1), 1 << 20);
         let seen = line.opened();
         assert!(line.promise(seen));
         assert!(!line.promise(seen), "somebody was quicker");
         let old = line.opened();
         line.clear();
-        line.give_to(WorkerId::new(2));
+        line.give_to(WorkerId::new(2), 1 << 20);
         assert!(!line.promise(old), "it is another's by now");
         line.withdraw(old.tag());
         assert_eq!(line.opened().count(), 0, "a promise to the dead is gone with it");
@@ -419,7 +437,7 @@ mod tests {
     #[test]
     fn a_line_that_takes_no_more_still_counts_what_closes() {
         let (board, line) = line();
-        line.give_to(WorkerId::new(1));
+        line.give_to(WorkerId::new(1), 1 << 20);
         line.set_accepts(5, true);
         line.open();
         line.open();
@@ -438,7 +456,7 @@ mod tests {
         let (board, _fd) = Board::create().unwrap();
         let slot = board.slot(0);
         for (line, worker) in slot.lines().iter().zip([9, 4]) {
-            line.give_to(WorkerId::new(worker));
+            line.give_to(WorkerId::new(worker), 1 << 20);
             line.set_accepts(0, true);
         }
         assert_eq!(slot.accepting(0).unwrap().1.tag(), Tag::of(WorkerId::new(9)));

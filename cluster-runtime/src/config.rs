@@ -178,6 +178,9 @@ impl<P> Config<P> {
     /// How many bytes a message, or an answer, may take when encoded; by default 64 MiB, 128 KiB at least and 1 GiB at most. What is larger
     /// is refused where it is sent. What the primary is set to holds for its workers. Environment: `CLUSTER_MAX_MESSAGE` (such as `64MiB`).
     ///
+    /// A worker keeps what held when it was started: an upgrade that changes it does so for the workers that come. Between two workers of
+    /// whom one is of before, the smaller limit holds.
+    ///
     /// It bounds what another process can make this one hold: each connection for messages has up to two of this size each way, sent
     /// and not taken.
     pub fn max_message(mut self, max_message: u64) -> Self {
@@ -279,7 +282,7 @@ pub(crate) const MOST: usize = 1024;
 const LONGEST: Duration = Duration::from_secs(24 * 60 * 60);
 /// How large the largest message may be: so that it is ever in pieces, and so that two of them fit into an address space and into
 /// the state that an upgrade carries over.
-const MESSAGES: RangeInclusive<u64> = 128 << 10..=1 << 30;
+pub(crate) const MESSAGES: RangeInclusive<u64> = 128 << 10..=1 << 30;
 /// The longest that a worker may be told to live.
 const LONGEST_AGE: Duration = Duration::from_secs(366 * 24 * 60 * 60);
 

@@ -24,6 +24,8 @@ enum Talk {
     /// How much was sent so far.
     Count(Reply<u64>),
     Double(u64, Reply<u64>),
+    /// Of which generation it is.
+    Generation(Reply<u64>),
 }
 
 fn main() -> cluster::Result {
@@ -34,6 +36,9 @@ fn main() -> cluster::Result {
         "answers" => cluster::run(config.primary(answers::primary), answers::worker),
         "flood" => cluster::run(config.primary(flood::primary), flood::worker),
         "releases" => cluster::run(releases::configure(config).primary(releases::primary), releases::worker),
+        "neighbours" => {
+            cluster::run(releases::configure(config.workers(2)).primary(neighbours::primary), neighbours::worker)
+        }
         other => Err(format!("no program {other:?}").into()),
     }
 }
@@ -255,18 +260,22 @@ mod flood {
     }
 }
 
-/// A program whose next release allows more: the file that `MODE` names has the number of its release, and how many bytes it allows.
+/// A program whose next release allows more: the file that `MODE` names has the number of its release, how many bytes it allows, and
+/// perhaps that the workers that start are to be held before they say hello.
 mod releases {
     use super::*;
 
     pub(super) fn configure(config: Config) -> Config {
-        config.max_message(mode().1)
+        while cluster::is_worker() && mode().contains("held") {
+            std::thread::sleep(Duration::from_millis(1));
+        }
+        config.max_message(number(1))
     }
 
     pub(super) async fn worker(worker: Worker<Talk, Talk>) -> cluster::Result {
         worker.ready();
         let sent = worker.send(Talk::Bulk(1, bulk(BULK, 1))).await;
-        say(&worker, format_args!("of release {} sends: {}", mode().0, outcome(sent)));
+        say(&worker, format_args!("of release {} sends: {}", number(0), outcome(sent)));
         while let Some(message) = worker.recv().await {
             answer(message, |what| say(&worker, what));
         }
@@ -274,15 +283,22 @@ mod releases {
     }
 
     pub(super) async fn primary(mut primary: Primary<Talk, Talk>) {
-        let release = mode().0;
+        let release = number(0);
         while let Some(event) = primary.next().await {
             match event {
-                Event::Ready(id) => {
+                Event::Online(id) => {
                     let sent = primary.send(id, Talk::Bulk(1, bulk(BULK, 1))).await;
                     tell(format_args!("of release {release} sends to {id}: {}", outcome(sent)));
                 }
                 Event::Message(_, message) => answer(message, tell),
-                Event::Upgrading => return,
+                Event::Upgrading => {
+                    tell(format_args!("is to leave"));
+                    // Until somebody is there who will say hello to the next program.
+                    while mode().contains("held") && primary.workers().iter().all(|worker| worker.connected) {
+                        sleep(Duration::from_millis(1)).await;
+                    }
+                    return;
+                }
                 _ => {}
             }
         }
@@ -290,12 +306,60 @@ mod releases {
 
     const BULK: usize = 3 << 20;
 
-    fn mode() -> (u64, u64) {
-        let path = std::env::var("MODE").expect("the test sets it");
-        let text = std::fs::read_to_string(path).expect("it is there");
-        let words: Vec<u64> = text.split(' ').map(|word| word.parse().expect("a number")).collect();
-        (words[0], words[1])
+    fn number(index: usize) -> u64 {
+        mode().split(' ').nth(index).and_then(|word| word.parse().ok()).expect("a number")
     }
+
+    fn mode() -> String {
+        let path = std::env::var("MODE").expect("the test sets it");
+        std::fs::read_to_string(path).expect("it is there")
+    }
+}
+
+/// Two workers, of which an upgrade replaces the one of slot 0 only: that of slot 1 is never followed. The file that `MODE` names is
+/// that of `releases`.
+mod neighbours {
+    use super::*;
+
+    pub(super) async fn worker(worker: Worker<Talk, Talk>) -> cluster::Result {
+        if worker.slot() == 0 || worker.generation() == 1 {
+            worker.ready();
+        }
+        let receiver = worker.clone();
+        tokio::spawn(async move {
+            while let Some(message) = receiver.recv().await {
+                match message {
+                    Talk::Generation(reply) => reply.send(receiver.generation()),
+                    message => answer(message, |what| say(&receiver, what)),
+                }
+            }
+        });
+        tokio::spawn(meet(worker.clone()));
+        worker.shutdown().await;
+        Ok(())
+    }
+
+    /// Talks to the other slot's worker, once one of the two is of before the upgrade and one of after.
+    async fn meet(worker: Worker<Talk, Talk>) {
+        let peer = worker.peer(1 - worker.slot());
+        while peer.call(Talk::Generation).await.map_or(true, |other| other == worker.generation()) {
+            sleep(Duration::from_millis(1)).await;
+        }
+        for size in [LARGE, SMALL] {
+            say(&worker, format_args!("sends {size}: {}", outcome(peer.send(Talk::Bulk(1, bulk(size, 1))).await)));
+            say(&worker, format_args!("tries {size}: {}", outcome(peer.try_send(Talk::Bulk(1, bulk(size, 1))))));
+            let made = peer.call(|reply| Talk::Make(size, reply)).await;
+            say(&worker, format_args!("asks for {size}: {}", outcome(made.map(|bulk| check(&bulk, 0)))));
+        }
+        say(&worker, "is done");
+    }
+
+    pub(super) async fn primary(mut primary: Primary<Talk, Talk>) {
+        while primary.next().await.is_some() {}
+    }
+
+    const LARGE: usize = 3 << 20;
+    const SMALL: usize = 100_000;
 }
 
 /// The process at the other end of a lane.
@@ -342,7 +406,7 @@ fn answer(message: Talk, say: impl Fn(fmt::Arguments<'_>)) {
         Talk::Bulk(index, bulk) => say(format_args!("took {}", check(&bulk, index))),
         Talk::Make(size, reply) => reply.send(bulk(size, 0)),
         Talk::Double(number, reply) => reply.send(2 * number),
-        Talk::Go | Talk::Count(_) => {}
+        Talk::Go | Talk::Count(_) | Talk::Generation(_) => {}
     }
 }
 

@@ -66,7 +66,8 @@ impl Shell {
             return self.misbehaved(worker, &format!("{text}: it is of another build"));
         }
         let member = self.fleet.get_mut(&worker)?;
-        let sent = self.ports.welcome(&member.control, member.identity.slot, worker, &self.settings);
+        let (slot, grace) = (member.identity.slot, self.settings.grace);
+        let sent = self.ports.welcome(&member.control, slot, worker, grace, member.max_message);
         let sent = match sent {
             Ok(()) if self.is_stop_announced => member.control.send_now(&ToWorker::StopSoon, &[]),
             sent => sent,

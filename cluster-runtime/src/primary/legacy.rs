@@ -29,7 +29,7 @@ use crate::supervisor::Memory;
 use crate::{Exit, WorkerId, os};
 
 /// Raised whenever [`Legacy`] changes, or anything in it.
-const LAYOUT: u32 = 3;
+const LAYOUT: u32 = 4;
 /// What the block begins with: the layout, and the codec by which the rest is written.
 const HEAD: u32 = LAYOUT | (codec::MARK as u32) << CODEC;
 /// Where the codec's mark stands.
@@ -74,6 +74,7 @@ pub(super) struct MemberState {
     pub(super) pid: i32,
     pub(super) control: RawFd,
     pub(super) lane: LaneState,
+    pub(super) max_message: usize,
     /// The primary's ends of the pipes for what it prints.
     pub(super) output: Option<[RawFd; 2]>,
     /// The path of its log file.
@@ -391,6 +392,7 @@ mod tests {
                     1 => LaneState::Kept(8, Some(suspended.clone())),
                     _ => LaneState::Suspended(Some(9), suspended.clone()),
                 },
+                max_message: 1 << 20,
                 output: Some([10, 11]),
                 log: Some(b"/tmp/log".to_vec()),
                 ports: BTreeSet::from([PortId(1)]),

@@ -155,6 +155,8 @@ struct Member {
     pid: Pid,
     control: Arc<Control>,
     lane: MemberLane,
+    /// The most bytes of a message or an answer on that lane: as the settings were when it was spawned.
+    max_message: usize,
     /// Where its output goes, if that is to be opened anew.
     log: Option<LogFile>,
     /// Our ends of its pipes, if this process prints what comes from them.
@@ -390,7 +392,8 @@ impl Shell {
     }
 
     fn spawn(&mut self, identity: Identity) -> Option<supervisor::Event> {
-        self.ports.expect(identity.slot, identity.worker);
+        let max_message = self.settings.max_message as usize;
+        self.ports.expect(identity.slot, identity.worker, max_message);
         self.unsent.push(Notice::Spawning(identity.worker));
         let room = self.make_room(identity.slot);
         let spawned = match (self.images.get(&identity.generation), room) {
@@ -413,7 +416,9 @@ impl Shell {
         let pause = Some(upgrade::follow(identity.worker, child, &control, &self.inbox));
         let lane = MemberLane::Kept(messages);
         let (ports, peers) = (BTreeSet::new(), BTreeSet::new());
-        let member = Member { identity, pid, control, lane, log, output, ports, peers, drains_last: false, pause };
+        let drains_last = false;
+        let member =
+            Member { identity, pid, control, lane, max_message, log, output, ports, peers, drains_last, pause };
         self.fleet.insert(identity.worker, member);
         self.unsent.push(Notice::Forked(identity.worker));
         None

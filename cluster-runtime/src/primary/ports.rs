@@ -23,7 +23,6 @@ use tokio::time::timeout_at;
 use super::tend::{AtWork, LastRescue, Source, Tended, Waiting, sweep};
 use crate::WorkerId;
 use crate::board::{self, Board, MOST_SLOTS};
-use crate::config::Settings;
 use crate::control::{Control, Granted, ToWorker};
 use crate::listen::exchange::Exchange;
 use crate::listen::handed::{HandedDown, invalid};
@@ -127,10 +126,10 @@ impl Ports {
     }
 
     /// A worker is about to be spawned into `slot`.
-    pub(super) fn expect(&mut self, slot: usize, worker: WorkerId) {
+    pub(super) fn expect(&mut self, slot: usize, worker: WorkerId, max_message: usize) {
         let slot = self.board.slot(slot);
         slot.set_manned(true);
-        slot.lines()[slot.free_line()].give_to(worker);
+        slot.lines()[slot.free_line()].give_to(worker, max_message);
         self.look();
     }
 
@@ -151,13 +150,13 @@ impl Ports {
         control: &Control,
         slot: usize,
         worker: WorkerId,
-        settings: &Settings,
+        grace: Duration,
+        max_message: usize,
     ) -> io::Result<()> {
         self.tell_mailboxes(control, 0..self.slots())?;
         let line = self.board.slot(slot).lines().iter().position(|line| line.opened().tag() == board::Tag::of(worker));
         let fds = [self.board_fd.as_fd(), self.bell.get_ref().as_fd(), self.mailboxes[slot].as_fd()];
-        let &Settings { grace, max_message, .. } = settings;
-        let (line, max_message) = (line.unwrap_or(0), max_message as usize);
+        let line = line.unwrap_or(0);
         control.send_now(&ToWorker::Welcome { grace, line, max_message }, &fds)
     }
 

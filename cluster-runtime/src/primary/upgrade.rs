@@ -360,6 +360,7 @@ impl Member {
             pid: self.pid.as_raw(),
             control: self.control.as_fd().as_raw_fd(),
             lane,
+            max_message: self.max_message,
             output: self.output.as_ref().map(|pipes| pipes.each_ref().map(OwnedFd::as_raw_fd)),
             log: self.log.as_ref().map(LogFile::to_bytes),
             ports: self.ports.clone(),
@@ -503,8 +504,8 @@ impl Adopted {
         states: &BTreeMap<WorkerId, State>,
         addresses: impl Fn(crate::listen::PortId) -> Option<Address>,
     ) -> io::Result<()> {
-        let MemberState { worker, slot, generation, pid, control, lane, output, log, ports, peers, drains_last } =
-            member;
+        let MemberState { worker, slot, generation, pid, control, .. } = member;
+        let MemberState { lane, max_message, output, log, ports, peers, drains_last, .. } = member;
         let lane = match lane {
             LaneState::Kept(number, suspended) => {
                 let suspended = suspended.map(Suspended::take_over).transpose()?;
@@ -536,7 +537,9 @@ impl Adopted {
         self.continued.children.insert(worker, Child::of(pid)?);
         let identity = Identity { worker, slot, generation };
         let log = log.map(LogFile::from_bytes);
-        let member = Member { identity, pid, control, lane, log, output, ports, peers, drains_last, pause: None };
+        let pause = None;
+        let member =
+            Member { identity, pid, control, lane, max_message, log, output, ports, peers, drains_last, pause };
         self.fleet.insert(worker, member);
         Ok(())
     }

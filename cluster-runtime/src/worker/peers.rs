@@ -112,7 +112,7 @@ impl<Down: Message> Peers<Down> {
             board,
             max_message,
             routes: Mutex::default(),
-            visitors: Visitors::new(max_message, arrivals),
+            visitors: Visitors::new(arrivals),
             asks: Arc::new(Asks { sender, is_over: AtomicBool::new(false) }),
         });
         tokio::spawn(attend(Arc::clone(&peers), introduced));
@@ -174,7 +174,8 @@ impl<Down: Message> Peers<Down> {
     fn heard(self: &Arc<Self>, introduction: Introduction) {
         match introduction {
             Introduction::Visitor { from, slot, socket } => {
-                let lane = self.visitors.enter(from, slot);
+                let limit = agreed(self.max_message, self.board.slot(slot), from);
+                let lane = self.visitors.enter(from, slot, limit);
                 if self.asks.is_over.load(Ordering::SeqCst) {
                     lane.close();
                 }
@@ -212,6 +213,13 @@ async fn attend<Down: Message>(peers: Arc<Peers<Down>>, mut introduced: mpsc::Un
     }
 }
 
+/// The most bytes of a message between this worker and another one of that slot: the smaller one of two limits, which differ where one
+/// of them was spawned before an upgrade that has changed `max_message`. Both ends of a lane find the same.
+fn agreed(ours: usize, place: &Slot, other: WorkerId) -> usize {
+    // One without a line is gone.
+    place.max_message_of(other).map_or(ours, |theirs| theirs.min(ours))
+}
+
 /// A worker that talks nonsense to another loses that lane; what else becomes of it is for the primary to decide.
 fn tell_violation(other: WorkerId, end: &LaneEnd) {
     if let LaneEnd::Violation(text) = end {
@@ -232,7 +240,7 @@ impl<Down: Message> Route<Down> {
             (Some(asked_for), _) => Some(asked_for.lane.clone()),
             (None, Some(to)) if lanes.over != Some(to) && self.ask(to) => {
                 // What comes on it is taken by nobody: whoever has something to say to this worker opens a lane.
-                let lane = Lane::new(self.max_message, Arc::default());
+                let lane = Lane::new(agreed(self.max_message, self.place, to), Arc::default());
                 lanes.known.push(Known { to, lane: lane.clone(), is_open: false });
                 Some(lane)
             }

@@ -17,7 +17,6 @@ pub(super) struct Visitors<Down> {
     list: Mutex<Arc<Vec<Visitor<Down>>>>,
     /// Whether there are any: most workers have none, and get what the primary sends without a lock more.
     are_any: AtomicBool,
-    max_message: usize,
     /// Shared by all lanes on which something for the user may come.
     arrivals: Arc<Notify>,
     /// Whose turn it is, times [`LOT`], and how much was taken from there.
@@ -51,11 +50,10 @@ const LOT: usize = 32;
 const MOST_LEFT: usize = 2;
 
 impl<Down: Message> Visitors<Down> {
-    pub(super) fn new(max_message: usize, arrivals: Arc<Notify>) -> Self {
+    pub(super) fn new(arrivals: Arc<Notify>) -> Self {
         Self {
             list: Mutex::default(),
             are_any: AtomicBool::new(false),
-            max_message,
             arrivals,
             turn: AtomicUsize::new(0),
             steps: Steps::default(),
@@ -106,9 +104,9 @@ impl<Down: Message> Visitors<Down> {
         if has_more_to_come { Next::Nothing { is_primary_gone } } else { Next::Ended }
     }
 
-    /// A worker has opened a lane to this one.
-    pub(super) fn enter(&self, id: WorkerId, slot: usize) -> Lane<Down, Down> {
-        let lane = Lane::new(self.max_message, Arc::clone(&self.arrivals));
+    /// A worker has opened a lane to this one, for messages of so many bytes at most.
+    pub(super) fn enter(&self, id: WorkerId, slot: usize, max_message: usize) -> Lane<Down, Down> {
+        let lane = Lane::new(max_message, Arc::clone(&self.arrivals));
         let visitor = Visitor { id, slot, lane: lane.clone(), has_ended: false };
         let mut list = lock(&self.list);
         Arc::make_mut(&mut list).push(visitor);

@@ -45,7 +45,7 @@ fn adopted(old: Ports, dispatch: Dispatch) -> io::Result<Ports> {
 
 /// A worker that takes connections from the port, and never looks into its mailbox.
 fn man(ports: &mut Ports, slot: usize, port: PortId) {
-    ports.expect(slot, WorkerId::new(slot as u64 + 1));
+    ports.expect(slot, WorkerId::new(slot as u64 + 1), 1 << 20);
     let line = ports.board().slot(slot).line_of(WorkerId::new(slot as u64 + 1)).unwrap();
     line.set_accepts(port.0, true);
 }

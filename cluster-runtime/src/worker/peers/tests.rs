@@ -34,6 +34,27 @@ impl Message for Number {
     }
 }
 
+#[derive(Debug, Serialize, Deserialize)]
+struct Bulk(Vec<u8>);
+
+impl Message for Bulk {
+    type Wire = Self;
+
+    const NAME: &'static str = "Bulk";
+
+    fn fingerprint() -> Fingerprint {
+        Fingerprint::of("struct Bulk")
+    }
+
+    fn into_wire(self) -> Result<Self, ForwardedReply> {
+        Ok(self)
+    }
+
+    fn from_wire(wire: Self, _: &Origin) -> Self {
+        wire
+    }
+}
+
 /// A worker, and what the task has that speaks with the primary.
 struct Worker {
     peers: Arc<Peers<Number>>,
@@ -113,6 +134,21 @@ async fn a_lane_is_asked_for_once_and_what_was_tried_before_comes_first() {
         assert_eq!(other.next().await, Some((sender, Number(number))));
     }
     assert!(one.line.asks.try_recv().is_err(), "once");
+}
+
+#[tokio::test]
+async fn the_smaller_limit_of_two_workers_holds_for_the_first_message_already() {
+    const MIB: usize = 1 << 20;
+    // What nobody can have been set to has been written by somebody gone mad.
+    for (theirs, limit) in [(MIB, MIB), (MAX_MESSAGE + 1, MAX_MESSAGE), (usize::MAX, MAX_MESSAGE), (1, MIB / 8)] {
+        let board = board();
+        board.slot(3).lines()[1].give_to(WorkerId::new(9), theirs);
+        lead(&board, 3, 9);
+        let (peers, _line) = Peers::<Bulk>::start(board, MAX_MESSAGE, Arc::default());
+        let refused = peers.peer(3).try_send(Bulk(vec![7; limit])).unwrap_err();
+        assert!(matches!(refused, TrySendError::Failed(SendError::TooLarge { limit: told, .. }) if told == limit));
+        assert_eq!(peers.peer(3).try_send(Bulk(vec![7; limit - 100])), Ok(()));
+    }
 }
 
 #[tokio::test]
