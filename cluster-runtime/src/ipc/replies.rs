@@ -63,6 +63,12 @@ use super::{Encoded, Refusal, codec};
 /// like one that is done.
 ///
 /// Values come in the order in which they were sent. Between them and other messages there is none.
+///
+/// # Upgrades
+/// A stream to or from the primary does not outlive its [upgrade](crate::PrimaryHandle::upgrade), as the code at that end does not. What the
+/// primary had sent still comes to the worker, and then [`CallError::Unanswered`]. The other way round, the worker's `send` says
+/// [`SendError::Gone`], and what the primary had not taken is lost. Ask again: a request that the primary had not taken either is answered by
+/// its next program, and whole. Streams between workers go on.
 pub struct Replies<T> {
     /// `None` only after the handle did its work.
     asker: Option<Asker>,
@@ -76,8 +82,8 @@ impl<T: Serialize + DeserializeOwned + Send + 'static> Replies<T> {
     /// read what it is sent.
     ///
     /// # Errors
-    /// [`SendError::Gone`] once the one who asked has dropped its [`Answers`], or has ended, or the lane to it is closed: nobody wants
-    /// more values. Also as long as the handle has not left the process that asks. [`SendError::TooLarge`] and [`SendError::Encode`]
+    /// [`SendError::Gone`] once the one who asked has dropped its [`Answers`], or has ended or was replaced by its next release, or the
+    /// lane to it is closed: nobody wants more values. Also as long as the handle has not left the process that asks. [`SendError::TooLarge`] and [`SendError::Encode`]
     /// when the value itself cannot be sent; the stream goes on without it, so return without `finish` unless it may be left out.
     ///
     /// # Cancel safety
@@ -229,7 +235,8 @@ impl Asker {
 
 /// The values that answer a request for a stream, where it was asked for; from `stream`.
 ///
-/// Dropping it tells the other process that no more are wanted: its [`Replies::send`] says `Gone` from then on.
+/// Dropping it tells the other process that no more are wanted: its [`Replies::send`] says `Gone` from then on. What an upgrade of the
+/// primary does to a stream is told [there](Replies#upgrades).
 ///
 /// It is no `Stream` of the `futures` crate's, but makes one:
 ///
