@@ -186,10 +186,14 @@ fn expect_smaller_limit(before: &str, after: &str) {
         cluster.wait_logged(&format!("{who}: tries 100000: ()"));
         cluster.wait_logged(&format!("{who}: asks for 100000: 100000"));
         let took = format!("{other}: took 100000");
-        cluster.wait_until("both that were sent", |cluster| {
-            (cluster.log_text().lines().filter(|line| **line == took).count() == 2).then_some(())
+        cluster.wait_until("what was sent, to it and to all", |cluster| {
+            (cluster.log_text().lines().filter(|line| **line == took).count() >= 4).then_some(())
         });
+        expect_refusal(&mut cluster, &format!("{who}: tells all 3145728"));
+        cluster.wait_logged(&format!("{who}: tells all 100000: 1"));
     }
+    expect_refusal(&mut cluster, "primary: tells all 3145728");
+    cluster.wait_logged("primary: tells all 100000: true");
     stop(&mut cluster);
     let log = cluster.log_text();
     assert!(!log.contains("cannot be read"), "{log}");

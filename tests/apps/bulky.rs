@@ -351,11 +351,25 @@ mod neighbours {
             let made = peer.call(|reply| Talk::Make(size, reply)).await;
             say(&worker, format_args!("asks for {size}: {}", outcome(made.map(|bulk| check(&bulk, 0)))));
         }
-        say(&worker, "is done");
+        for size in [LARGE, SMALL] {
+            let told = worker.broadcast(Talk::Bulk(1, bulk(size, 1))).await;
+            say(&worker, format_args!("tells all {size}: {}", outcome(told)));
+        }
     }
 
     pub(super) async fn primary(mut primary: Primary<Talk, Talk>) {
-        while primary.next().await.is_some() {}
+        while let Some(event) = primary.next().await {
+            match event {
+                // The first one of after the upgrade.
+                Event::Ready(id) if id.get() == 3 => {
+                    for size in [LARGE, SMALL] {
+                        let told = primary.broadcast(Talk::Bulk(1, bulk(size, 1))).await;
+                        tell(format_args!("tells all {size}: {}", outcome(told.map(|all| all >= 2))));
+                    }
+                }
+                _ => {}
+            }
+        }
     }
 
     const LARGE: usize = 3 << 20;

@@ -115,9 +115,8 @@ impl<Up: Message, Down: Message> PrimaryHandle<Up, Down> {
     /// # Cancel safety
     /// Dropped while it waits, the slow workers that it waits for do not get the message.
     pub async fn broadcast(&self, message: Down) -> Result<usize, SendError> {
-        let message = Lane::<Down, Up>::encode_once(message, self.shared.max_message)?;
         let lanes: Vec<_> = self.shared.lanes().values().cloned().collect();
-        Ok(Lane::send_to_all(lanes, &message).await)
+        Lane::send_to_all(lanes, self.shared.max_message, message).await
     }
 
     /// Sends a request to one worker and waits for the answer; `make` puts the [`Reply`] into the message.

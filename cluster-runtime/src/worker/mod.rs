@@ -325,7 +325,6 @@ impl<Up: Message, Down: Message> Worker<Up, Down> {
     /// # Cancel safety
     /// Dropped while it waits, the workers that it waits for do not get the message.
     pub async fn broadcast(&self, message: Down) -> Result<usize, SendError> {
-        let message = Lane::<Down, Down>::encode_once(message, self.peers.max_message())?;
         let slots = self.process.reception().exchange().mailboxes().len();
         let others: Vec<_> = (0..slots).filter(|slot| *slot != self.slot()).map(|slot| self.peer(slot)).collect();
         // What is to be opened is opened all at once.
@@ -334,7 +333,7 @@ impl<Up: Message, Down: Message> Worker<Up, Down> {
         for peer in &others {
             lanes.extend(peer.lane().await);
         }
-        Ok(Lane::send_to_all(lanes, &message).await)
+        Lane::send_to_all(lanes, self.peers.max_message(), message).await
     }
 
     /// The next message from the primary or from another worker; `None` once the primary is gone, and the workers that have talked to
