@@ -25,6 +25,8 @@ pub(super) struct Outbox {
     sealed: VecDeque<Sealed>,
     /// Frames in pieces, which the driver fetches one by one beside the queue; and what must not overtake them.
     large: VecDeque<Outgoing>,
+    /// A frame with descriptors has left, so a piece of a large one is next: neither waits for a flood of the other.
+    large_is_next: bool,
     /// How many ever were among the large frames, and how many have left.
     total_large: u64,
     left_large: u64,
@@ -111,6 +113,7 @@ impl Default for Outbox {
             queue: Vec::new(),
             sealed: VecDeque::new(),
             large: VecDeque::new(),
+            large_is_next: false,
             total_large: 0,
             left_large: 0,
             answers: Answers::default(),
@@ -222,16 +225,22 @@ impl Outbox {
     }
 
     fn fetch_next(&mut self, writing: &mut Vec<u8>) -> (Bytes, Fds) {
-        if let Some(Sealed { before, answers_before, other_before, mut frame }) = self.sealed.pop_front() {
+        let is_turn_of_large = mem::take(&mut self.large_is_next) && !self.large.is_empty();
+        if !is_turn_of_large && let Some(sealed) = self.sealed.pop_front() {
+            let Sealed { before, answers_before, other_before, mut frame } = sealed;
             self.due += before.len() - other_before + frame.cost();
             *writing = before;
             self.answers.apart -= answers_before;
             self.answers.fetched = answers_before;
+            self.large_is_next = true;
             return self.next_piece(&mut frame);
         }
-        self.due += self.queue.len() - mem::take(&mut self.other);
-        mem::swap(writing, &mut self.queue);
-        self.answers.fetched = mem::take(&mut self.answers.queued);
+        self.answers.fetched = 0;
+        if self.sealed.is_empty() {
+            self.due += self.queue.len() - mem::take(&mut self.other);
+            mem::swap(writing, &mut self.queue);
+            self.answers.fetched = mem::take(&mut self.answers.queued);
+        }
         let Some(mut frame) = self.large.pop_front() else { return Default::default() };
         let piece = self.next_piece(&mut frame);
         if frame.frame.len() > 0 {

@@ -125,6 +125,23 @@ async fn a_large_message_has_its_descriptor_although_others_pass_between_its_pie
 }
 
 #[tokio::test]
+async fn a_large_message_and_a_flood_of_descriptors_do_not_wait_for_each_other() {
+    let (one, other): (Side, Side) = (lane(), lane());
+    one.send(Carrying::Large { text: "x".repeat(3 * PIECE), end: None }).await.unwrap();
+    for number in 0..30 {
+        one.send(Carrying::One(number, Fd::new(UnixStream::pair().unwrap().0))).await.unwrap();
+    }
+    drive(&one, &other);
+    let mut before = 0;
+    while let Carrying::One(number, _) = soon(other.recv()).await.unwrap() {
+        assert_eq!(number, before);
+        before += 1;
+    }
+    // One with each of its four pieces.
+    assert_eq!(before, 4);
+}
+
+#[tokio::test]
 async fn an_answer_can_be_a_descriptor() {
     let (asker, answerer): (Lane<Asking, Carrying>, Lane<Carrying, Asking>) = (lane(), lane());
     drive(&asker, &answerer);
