@@ -69,7 +69,20 @@ pub(crate) struct Batch {
     at: usize,
 }
 
+/// What came of exchanging a batch.
+pub(super) enum Refilled {
+    Batch,
+    /// The next message is none of a row.
+    Single(Single),
+    Empty,
+    Ended,
+}
+
 impl Batch {
+    pub(super) fn is_used_up(&self) -> bool {
+        self.at == self.run.len()
+    }
+
     /// The payload of the next message.
     #[inline(always)]
     pub(super) fn next(&mut self) -> Option<&[u8]> {
@@ -80,11 +93,21 @@ impl Batch {
 }
 
 impl Inbox {
-    /// Exchanges a batch that is used up for the next messages in a row; `false` if the next one is none of a row.
-    pub(super) fn refill(&mut self, batch: &mut Batch) -> bool {
+    /// Exchanges a batch that is used up for the next messages in a row.
+    pub(super) fn refill(&mut self, batch: &mut Batch) -> Refilled {
         self.taken += batch.at;
         *batch = Batch { run: self.queue.take_run(), at: 0 };
-        !batch.run.is_empty()
+        if !batch.run.is_empty() {
+            return Refilled::Batch;
+        }
+        match self.queue.take_single() {
+            Some(message) => {
+                self.taken += message.cost();
+                Refilled::Single(message)
+            }
+            None if self.ended => Refilled::Ended,
+            None => Refilled::Empty,
+        }
     }
 
     /// Takes back what is left of a batch.
@@ -173,6 +196,17 @@ impl MessageQueue {
             }
         }
         mem::take(&mut self.current)
+    }
+
+    /// The next message, if it is none of a row.
+    fn take_single(&mut self) -> Option<Single> {
+        match self.waiting.pop_front()? {
+            Waiting::Single(message) => Some(message),
+            run @ Waiting::Run(_) => {
+                self.waiting.push_front(run);
+                None
+            }
+        }
     }
 
     fn put_back(&mut self, run: Bytes) {

@@ -66,7 +66,7 @@ pub(crate) use self::suspend::Suspended;
 
 use self::frame::{Frame, FrameBuf, Large};
 pub(crate) use self::inbox::Batch;
-use self::inbox::{Apart, Payload, SMALL};
+use self::inbox::{Apart, Payload, Refilled, SMALL};
 use self::shared::{Core, NotQueued, Taken};
 
 /// One side of the messages lane between two processes: sends `Out`, receives `In`.
@@ -101,6 +101,14 @@ pub(crate) enum Received<In> {
     Empty,
     /// Nothing now and never again: the lane has ended.
     Ended,
+}
+
+/// What [`Lane::refill`] found.
+pub(crate) enum Refill<In> {
+    /// Messages, in the batch now.
+    Batch,
+    /// What is not for a batch.
+    Other(Received<In>),
 }
 
 /// A message that is encoded already, for sending to many lanes; clones share the bytes.
@@ -330,25 +338,50 @@ impl<Out: Message, In: Message> Lane<Out, In> {
         self.core().is_drained()
     }
 
-    /// [`try_recv`](Self::try_recv) for somebody who takes all messages of this lane, and keeps the batch between two calls.
+    /// The next message of a batch, for somebody who takes all messages of this lane and keeps the batch between two calls. Where there
+    /// is none, [`refill`](Self::refill) says why.
     #[inline(always)]
-    pub(crate) fn try_recv_in_batches(&self, batch: &mut Batch) -> Received<In> {
-        let core = self.core();
-        if core.is_congested() {
-            return Received::Empty;
+    pub(crate) fn next_of(&self, batch: &mut Batch) -> Option<In> {
+        if self.core().is_congested() {
+            return None;
         }
-        let Some(payload) = batch.next() else { return self.recv_beyond(batch) };
-        let received = self.decode(payload);
-        if let Received::Ended = received {
-            // Nothing is looked at behind what could not be decoded.
-            *batch = Batch::default();
+        let payload = batch.next()?;
+        match self.decode(payload) {
+            Received::Message(message) => Some(message),
+            Received::Empty | Received::Ended => {
+                // Nothing is looked at behind what could not be decoded.
+                *batch = Batch::default();
+                None
+            }
         }
-        received
     }
 
-    #[inline(never)]
-    fn recv_beyond(&self, batch: &mut Batch) -> Received<In> {
-        if self.core().refill(batch) { self.try_recv_in_batches(batch) } else { self.try_recv() }
+    /// Sees to it that the next message can be taken out of the batch, or returns it itself.
+    pub(crate) fn refill(&self, batch: &mut Batch) -> Refill<In> {
+        if self.core().is_congested() {
+            return Refill::Other(Received::Empty);
+        }
+        if !batch.is_used_up() {
+            return Refill::Batch;
+        }
+        match self.core().refill(batch) {
+            Refilled::Batch => Refill::Batch,
+            Refilled::Single(message) => Refill::Other(self.open(Apart::Single(message))),
+            Refilled::Empty => Refill::Other(Received::Empty),
+            Refilled::Ended => Refill::Other(Received::Ended),
+        }
+    }
+
+    #[cfg(test)]
+    pub(crate) fn try_recv_in_batches(&self, batch: &mut Batch) -> Received<In> {
+        loop {
+            if let Some(message) = self.next_of(batch) {
+                return Received::Message(message);
+            }
+            if let Refill::Other(received) = self.refill(batch) {
+                return received;
+            }
+        }
     }
 
     /// Gives back what is left of a batch, before others take messages or the lane is suspended.

@@ -15,7 +15,7 @@ use tokio::sync::{Notify, Semaphore, oneshot};
 use super::LaneEnd;
 use super::driver::Writing;
 use super::frame::{self, Frame, Single, Violation, WINDOW};
-use super::inbox::{Batch, Inbox, Payload, SMALL};
+use super::inbox::{Batch, Inbox, Payload, Refilled, SMALL};
 use super::outbox::{DriverState, Outbox, Stage};
 use super::reply::{Answer, Questions};
 use super::stream::Streams;
@@ -260,12 +260,12 @@ impl Core {
         Taken::Message(payload)
     }
 
-    /// Fills a batch that is used up; `false` if there is nothing in a row now.
-    pub(super) fn refill(&self, batch: &mut Batch) -> bool {
+    /// Fills a batch that is used up.
+    pub(super) fn refill(&self, batch: &mut Batch) -> Refilled {
         let mut inbox = lock(&self.inbox);
-        let is_filled = inbox.refill(batch);
+        let refilled = inbox.refill(batch);
         self.return_credit(inbox);
-        is_filled
+        refilled
     }
 
     pub(super) fn put_back(&self, batch: &mut Batch) {

@@ -1,7 +1,9 @@
 //! What the user's primary function holds: the events, and a handle to act on the cluster.
 
+use std::future::poll_fn;
 use std::ops::Deref;
 use std::sync::Arc;
+use std::task::Poll;
 
 use bytes::Bytes;
 use tokio::runtime;
@@ -65,12 +67,13 @@ impl<Up: Message, Down: Message> Primary<Up, Down> {
     ///
     /// # Cancel safety
     /// Cancel safe: no event is lost, so it fits into `tokio::select!`.
+    #[expect(clippy::should_implement_trait, reason = "it returns a future")]
     #[inline]
-    pub async fn next(&mut self) -> Option<Event<Up>> {
-        match &mut self.intake {
-            Some(intake) => intake.next().await,
-            None => None,
-        }
+    pub fn next(&mut self) -> impl Future<Output = Option<Event<Up>>> + Send {
+        poll_fn(|cx| match &mut self.intake {
+            Some(intake) => intake.poll_next(cx),
+            None => Poll::Ready(None),
+        })
     }
 
     /// A handle that can be cloned and sent to other tasks and threads.
@@ -304,15 +307,13 @@ impl<Up: Message, Down: Message> Drop for Primary<Up, Down> {
     /// Somebody must go on taking what workers send, or they would wait for ever.
     fn drop(&mut self) {
         let Some(intake) = self.intake.take() else { return };
-        let mut intake = Box::new(intake);
-        let shared = Arc::clone(&intake.shared);
+        let intake = Box::new(intake);
+        let shared = &self.handle.shared;
         if shared.leave.is_wanted() {
-            return shared.leave_intake(intake);
-        }
-        self.runtime.spawn(async move {
-            while intake.next().await.is_some() {}
             shared.leave_intake(intake);
-        });
+        } else {
+            self.runtime.spawn(intake.drain());
+        }
     }
 }
 

@@ -81,6 +81,7 @@ impl Leave {
         self.state.load(Ordering::SeqCst) != Self::NO
     }
 
+    #[inline]
     pub(super) fn is_told(&self) -> bool {
         self.state.load(Ordering::SeqCst) == Self::TOLD
     }
@@ -160,14 +161,10 @@ impl<Up: Message, Down: Message> Shared<Up, Down> {
     }
 
     /// Takes events for nobody: the function has left them, and no next program comes.
-    pub(super) fn drain_intake(self: &Arc<Self>) {
-        if let Some(mut intake) = lock(&self.intake).take() {
-            let shared = Arc::clone(self);
-            shared.leave.is_done.store(false, Ordering::SeqCst);
-            tokio::spawn(async move {
-                while intake.next().await.is_some() {}
-                shared.leave_intake(intake);
-            });
+    pub(super) fn drain_intake(&self) {
+        if let Some(intake) = lock(&self.intake).take() {
+            self.leave.is_done.store(false, Ordering::SeqCst);
+            tokio::spawn(intake.drain());
         }
     }
 
@@ -216,8 +213,12 @@ impl<Up: Message, Down: Message> Shared<Up, Down> {
     }
 
     #[inline]
+    pub(super) fn has_news(&self) -> bool {
+        self.has_news.load(Ordering::Acquire)
+    }
+
     pub(super) fn next_news(&self) -> Option<News<Up, Down>> {
-        if !self.has_news.load(Ordering::Acquire) {
+        if !self.has_news() {
             return None;
         }
         let mut waiting = lock(&self.news);
