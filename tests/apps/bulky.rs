@@ -51,9 +51,7 @@ mod sizes {
         worker.ready();
         try_both(&Other::Primary(worker.clone())).await;
         worker.send(Talk::Go).await?;
-        while let Some(message) = worker.recv().await {
-            answer(message, |what| say(&worker, what));
-        }
+        answer_all(&worker).await;
         Ok(())
     }
 
@@ -167,9 +165,7 @@ mod answers {
     pub(super) async fn worker(worker: Worker<Talk, Talk>) -> cluster::Result {
         worker.ready();
         tokio::spawn(ask(Other::Primary(worker.clone())));
-        while let Some(message) = worker.recv().await {
-            answer(message, |what| say(&worker, what));
-        }
+        answer_all(&worker).await;
         Ok(())
     }
 
@@ -276,9 +272,7 @@ mod releases {
         worker.ready();
         let sent = worker.send(Talk::Bulk(1, bulk(BULK, 1))).await;
         say(&worker, format_args!("of release {} sends: {}", number(0), outcome(sent)));
-        while let Some(message) = worker.recv().await {
-            answer(message, |what| say(&worker, what));
-        }
+        answer_all(&worker).await;
         Ok(())
     }
 
@@ -414,6 +408,13 @@ impl Other {
 const LARGE: usize = 64_000_000;
 /// How many of those are sent each way.
 const MANY: u64 = 4;
+
+/// For a worker, until the primary is gone.
+async fn answer_all(worker: &Worker<Talk, Talk>) {
+    while let Some(message) = worker.recv().await {
+        answer(message, |what| say(worker, what));
+    }
+}
 
 fn answer(message: Talk, say: impl Fn(fmt::Arguments<'_>)) {
     match message {

@@ -21,6 +21,7 @@ use serde::{Deserialize, Serialize};
 use tokio::sync::Notify;
 use tokio::task::JoinHandle;
 
+use super::codec::Sink as _;
 use super::*;
 
 /// What a worker says.
@@ -171,6 +172,24 @@ fn bytes_of(frame: Frame<'_>) -> Vec<u8> {
             pieces.flatten().collect()
         }
     }
+}
+
+/// A message with this payload, as it travels.
+fn message_frame(payload: &[u8]) -> Vec<u8> {
+    with_payload(FrameBuf::message(&mut [0; 128], LIMIT), payload)
+}
+
+fn reply_frame(tag: u64, payload: &[u8]) -> Vec<u8> {
+    with_payload(FrameBuf::reply(&mut [0; 128], tag, LIMIT), payload)
+}
+
+fn item_frame(tag: u64, payload: &[u8]) -> Vec<u8> {
+    with_payload(FrameBuf::item(&mut [0; 128], tag, LIMIT), payload)
+}
+
+fn with_payload(mut frame: FrameBuf<'_>, payload: &[u8]) -> Vec<u8> {
+    frame.put(payload);
+    bytes_of(frame.finish().unwrap())
 }
 
 /// Two lanes that are connected, and the ends of their drivers.

@@ -101,7 +101,6 @@ impl<Up: Message, Down: Message> Intake<Up, Down> {
             found = self.look();
             if let Look::Nothing = found {
                 ready!(self.arrival.as_mut().poll(cx));
-                found = self.look();
             }
         }
         Poll::Ready(found)

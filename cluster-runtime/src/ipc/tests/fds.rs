@@ -346,10 +346,7 @@ async fn poll_once_in_runtime<F: Future>(mut future: Pin<&mut F>) -> Poll<F::Out
 }
 
 fn encoded_note() -> Vec<u8> {
-    let mut front = [0; 128];
-    let mut frame = FrameBuf::message(&mut front, LIMIT);
-    codec::encode(&Carrying::Note(1), &mut frame).unwrap();
-    bytes_of(frame.finish().unwrap())
+    message_frame(&encoded(&Carrying::Note(1)))
 }
 
 fn expect_number(mut far: UnixStream, number: u64) {

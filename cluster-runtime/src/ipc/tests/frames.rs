@@ -4,14 +4,14 @@ use bytes::BufMut;
 
 use super::super::codec::Sink as _;
 use super::super::frame::{self, Deframer, Frame, FrameBuf, Item, PIECE, Part, STREAM_WINDOW, TooLarge, WINDOW, Word};
-use super::{Random, bytes_of};
+use super::{Random, bytes_of, item_frame, message_frame, reply_frame};
 
 const LIMIT: usize = 1 << 20;
 
 #[test]
 fn every_kind_of_frame_survives_the_round_trip() {
     let mut frames = Deframer::new(LIMIT);
-    for frame in [&message(b"one"), &reply(7, b"answer"), &frame::unanswered(8)[..], &frame::credit(9)] {
+    for frame in [&message(b"one"), &reply_frame(7, b"answer"), &frame::unanswered(8)[..], &frame::credit(9)] {
         frames.extend(frame);
     }
     assert_eq!(messages(frames.next().unwrap().unwrap()), [b"one"]);
@@ -24,7 +24,8 @@ fn every_kind_of_frame_survives_the_round_trip() {
 #[test]
 fn every_word_of_a_stream_survives_the_round_trip() {
     let mut frames = Deframer::new(LIMIT);
-    for frame in [&frame::taken(1)[..], &item(2, b"value"), &frame::end(3), &frame::more(4, 5), &frame::cancel(6)] {
+    for frame in [&frame::taken(1)[..], &item_frame(2, b"value"), &frame::end(3), &frame::more(4, 5), &frame::cancel(6)]
+    {
         frames.extend(frame);
     }
     let as_message = Item::Whole(message(b"value").into());
@@ -73,9 +74,9 @@ fn every_way_to_split_a_stream_gives_the_same_parts() {
     stream.extend(message(b"two"));
     stream.extend(frame::unanswered(3));
     stream.extend(message(b""));
-    stream.extend(reply(4, b"x"));
+    stream.extend(reply_frame(4, b"x"));
     stream.extend(frame::credit(5));
-    stream.extend(item(6, b"y"));
+    stream.extend(item_frame(6, b"y"));
     stream.extend(frame::more(7, 8));
     stream.extend(frame::end(9));
     let whole = parts_of(&[&stream]);
@@ -137,14 +138,14 @@ fn a_large_frame_travels_in_pieces_with_others_between_them() {
 fn a_large_reply_travels_in_pieces_too() {
     let payload = vec![7; 3 * PIECE];
     let mut frames = Deframer::new(LIMIT);
-    frames.extend(&reply(9, &payload));
+    frames.extend(&reply_frame(9, &payload));
     assert_eq!(frames.next(), Ok(Some(Part::Reply { tag: 9, payload: payload.into(), parcel: None })));
 }
 
 #[test]
 fn what_has_come_of_a_frame_can_be_handed_on_at_every_point() {
     let large = vec![3; 2 * PIECE + 5];
-    let stream = [message(b"one"), bytes_of_message(&large), message(b"two")].concat();
+    let stream = [message(b"one"), message_frame(&large), message(b"two")].concat();
     let whole = parts_of(&[&stream]);
     for at in (0..stream.len()).step_by(997).chain([8, 9, 12, 13, 13 + PIECE, 18 + PIECE, stream.len()]) {
         let mut first = Deframer::new(LIMIT);
@@ -286,27 +287,6 @@ fn message(payload: &[u8]) -> Vec<u8> {
     bytes.push(1);
     bytes.extend_from_slice(payload);
     bytes
-}
-
-fn item(tag: u64, payload: &[u8]) -> Vec<u8> {
-    let mut front = [0; 128];
-    let mut frame = FrameBuf::item(&mut front, tag, LIMIT);
-    frame.put(payload);
-    bytes_of(frame.finish().unwrap())
-}
-
-fn reply(tag: u64, payload: &[u8]) -> Vec<u8> {
-    let mut front = [0; 128];
-    let mut frame = FrameBuf::reply(&mut front, tag, LIMIT);
-    frame.put(payload);
-    bytes_of(frame.finish().unwrap())
-}
-
-fn bytes_of_message(payload: &[u8]) -> Vec<u8> {
-    let mut front = [0; 128];
-    let mut frame = FrameBuf::message(&mut front, LIMIT);
-    frame.put(payload);
-    bytes_of(frame.finish().unwrap())
 }
 
 fn messages(part: Part) -> Vec<Vec<u8>> {

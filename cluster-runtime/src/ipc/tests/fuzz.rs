@@ -10,9 +10,9 @@ use proptest::strategy::{Strategy as _, ValueTree as _};
 use proptest::test_runner::{Config, RngAlgorithm, TestRng, TestRunner};
 use tokio::runtime::{Builder, Runtime};
 
-use super::super::codec::{Sink as _, decode, decode_state, encode_state};
+use super::super::codec::{decode, decode_state, encode_state};
 use super::super::fd::Parcel;
-use super::super::frame::{self, Deframer, FrameBuf, PIECE, Part, WINDOW, Word};
+use super::super::frame::{self, Deframer, PIECE, Part, WINDOW, Word};
 use super::super::suspend::Suspended;
 use super::suspend::{resumed, turn};
 use super::values::{Anything, anything};
@@ -374,10 +374,10 @@ impl Peer {
         let text = encoded(&"x".repeat(random.below(size)));
         let answer = match random.below(8) {
             0 => frame::unanswered(tag).to_vec(),
-            1 => with_payload(FrameBuf::reply(&mut [0; 128], tag, LIMIT), &text),
+            1 => reply_frame(tag, &text),
             2 => frame::end(tag).to_vec(),
             3 | 4 => return (frame::taken(tag).to_vec(), 0),
-            _ => return (with_payload(FrameBuf::item(&mut [0; 128], tag, LIMIT), &text), 0),
+            _ => return (item_frame(tag, &text), 0),
         };
         if !random.once_in(8) {
             self.tags.swap_remove(at);
@@ -450,22 +450,17 @@ fn frame_of_any_kind(random: &mut Random) -> (Vec<u8>, usize) {
         5 => (frame::end(tag).to_vec(), 0),
         6 => (frame::cancel(tag).to_vec(), 0),
         7 => (frame::more(tag, random.next() as u32 >> random.below(32)).to_vec(), 0),
-        8 => (with_payload(FrameBuf::item(&mut [0; 128], tag, LIMIT), &payload), 0),
+        8 => (item_frame(tag, &payload), 0),
         1 => (frame::unanswered(tag).to_vec(), 0),
-        2 => (with_payload(FrameBuf::reply(&mut [0; 128], tag, LIMIT), &payload), 0),
+        2 => (reply_frame(tag, &payload), 0),
         3 => {
             let count = 1 + random.below(4);
             // The fourth variant's only field is which of them it means.
             let body = [&[7][..], &encoded(&2_u32), &[random.below(count) as u8], &[count as u8]].concat();
             ([&(body.len() as u32).to_le_bytes()[..], &body].concat(), count)
         }
-        _ => (with_payload(FrameBuf::message(&mut [0; 128], LIMIT), &payload), 0),
+        _ => (message_frame(&payload), 0),
     }
-}
-
-fn with_payload(mut frame: FrameBuf<'_>, payload: &[u8]) -> Vec<u8> {
-    frame.put(payload);
-    bytes_of(frame.finish().unwrap())
 }
 
 /// The parts of a stream that comes in reads of such sizes, and the fault in it.

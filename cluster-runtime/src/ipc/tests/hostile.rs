@@ -3,7 +3,6 @@
 use std::io::{ErrorKind, Read, Write};
 use std::net::Shutdown;
 
-use super::super::codec::Sink as _;
 use super::super::frame::{self, WINDOW};
 use super::*;
 
@@ -85,7 +84,7 @@ async fn more_messages_than_the_window_allows_end_the_lane() {
 async fn a_message_that_cannot_be_decoded_ends_the_lane_and_nothing_after_it_is_looked_at() {
     let (mut peer, primary, end) = raw();
     peer.write_all(&counting(1)).unwrap();
-    peer.write_all(&message(&encoded(&99_u32))).unwrap();
+    peer.write_all(&message_frame(&encoded(&99_u32))).unwrap();
     peer.write_all(&counting(2)).unwrap();
     assert_eq!(count(&primary).await, 1);
     assert!(soon(primary.recv()).await.is_none());
@@ -100,7 +99,7 @@ async fn a_peer_that_floods_messages_nested_a_million_deep_loses_the_lane_and_th
     let (one, mut peer) = UnixStream::pair().unwrap();
     let end = tokio::spawn(primary.drive(one));
     let writing = std::thread::spawn(move || {
-        let deep = message(&encoded(&1_u32).repeat(MILLION));
+        let deep = message_frame(&encoded(&1_u32).repeat(MILLION));
         // As many as the window allows: it is the first of them that is to end the lane.
         peer.write_all(&deep).and_then(|()| peer.write_all(&deep)).ok();
         peer
@@ -116,7 +115,7 @@ async fn bytes_behind_a_message_are_a_fault_of_the_message() {
     let (mut peer, primary, end) = raw();
     let mut payload = counting(1)[5..].to_vec();
     payload.push(0);
-    peer.write_all(&message(&payload)).unwrap();
+    peer.write_all(&message_frame(&payload)).unwrap();
     assert!(soon(primary.recv()).await.is_none());
     let text = "a message of type Up cannot be decoded: 1 bytes are left over".to_owned();
     assert_eq!(soon(end).await.unwrap(), LaneEnd::Violation(text));
@@ -133,10 +132,7 @@ async fn an_answer_that_cannot_be_decoded_fails_its_call_and_ends_the_lane() {
     });
     let question = read_frame(&mut peer).await;
     let (_variant, tag) = codec::decode::<(u32, u64)>(&question[5..]).unwrap();
-    let mut front = [0; 128];
-    let mut answer = FrameBuf::reply(&mut front, tag, LIMIT);
-    answer.put(b"no u64");
-    peer.write_all(&bytes_of(answer.finish().unwrap())).unwrap();
+    peer.write_all(&reply_frame(tag, b"no u64")).unwrap();
     assert!(matches!(soon(asking).await.unwrap(), Err(CallError::Malformed(_))));
     assert!(matches!(soon(end).await.unwrap(), LaneEnd::Violation(_)));
     assert_eq!(soon(worker.recv()).await, None);
@@ -147,10 +143,7 @@ async fn answers_that_nobody_asked_for_are_ignored_and_not_kept() {
     let (mut peer, primary, end) = raw();
     let writing = std::thread::spawn(move || {
         for tag in 0..20_000 {
-            let mut front = [0; 128];
-            let mut answer = FrameBuf::reply(&mut front, u64::MAX - tag, LIMIT);
-            answer.put(&[0; 1000]);
-            peer.write_all(&bytes_of(answer.finish().unwrap())).unwrap();
+            peer.write_all(&reply_frame(u64::MAX - tag, &[0; 1000])).unwrap();
             peer.write_all(&frame::unanswered(u64::MAX - tag)).unwrap();
         }
         peer.write_all(&counting(1)).unwrap();
@@ -166,10 +159,7 @@ async fn answers_that_nobody_asked_for_are_ignored_and_not_kept() {
 async fn messages_scattered_among_other_frames_do_not_keep_what_was_read_with_them() {
     let (mut peer, primary, _end) = raw();
     let writing = std::thread::spawn(move || {
-        let mut front = [0; 128];
-        let mut filler = FrameBuf::reply(&mut front, u64::MAX, LIMIT);
-        filler.put(&[0; 100_000]);
-        let filler = bytes_of(filler.finish().unwrap());
+        let filler = reply_frame(u64::MAX, &[0; 100_000]);
         for number in 0..1000 {
             peer.write_all(&counting(number)).unwrap();
             peer.write_all(&filler).unwrap();
@@ -339,16 +329,9 @@ async fn read_frame(peer: &mut UnixStream) -> Vec<u8> {
 }
 
 fn counting(number: u64) -> Vec<u8> {
-    message(&encoded(&UpWire::Count(number)))
+    message_frame(&encoded(&UpWire::Count(number)))
 }
 
 fn asking(tag: u64) -> Vec<u8> {
-    message(&encoded(&UpWire::Echo { text: String::new(), reply: ReplyTag::test(tag) }))
-}
-
-fn message(payload: &[u8]) -> Vec<u8> {
-    let mut front = [0; 128];
-    let mut frame = FrameBuf::message(&mut front, LIMIT);
-    frame.put(payload);
-    bytes_of(frame.finish().unwrap())
+    message_frame(&encoded(&UpWire::Echo { text: String::new(), reply: ReplyTag::test(tag) }))
 }

@@ -3,8 +3,7 @@
 use std::io::{Read as _, Write as _};
 use std::pin::pin;
 
-use super::super::codec::Sink as _;
-use super::super::frame::{self, FrameBuf, PIECE, STREAM_WINDOW, WINDOW};
+use super::super::frame::{self, PIECE, STREAM_WINDOW, WINDOW};
 use super::*;
 
 /// The same at both ends, so that both can do everything.
@@ -161,7 +160,7 @@ async fn small_values_behind_a_large_one_do_not_travel_one_by_one() {
     let mut rest = Vec::new();
     assert!(outbox.fetch(&mut rest).0.is_empty());
     assert_eq!(outbox.large_frames(), 0);
-    assert_eq!(second.len() + rest.len(), 100 * item(0, &encoded(&"small")).len());
+    assert_eq!(second.len() + rest.len(), 100 * item_frame(0, &encoded(&"small")).len());
 }
 
 #[tokio::test]
@@ -434,7 +433,7 @@ async fn moved<Out: Message, In: Message>(lane: Lane<Out, In>) -> Lane<Out, In> 
 #[tokio::test]
 async fn more_items_than_the_window_allows_end_the_lane() {
     let (mut answers, mut peer, tag, end) = asked_of_a_raw_peer().await;
-    let value = item(tag, &encoded(&"x".repeat(60_000)));
+    let value = item_frame(tag, &encoded(&"x".repeat(60_000)));
     let flood = value.repeat(STREAM_WINDOW / value.len() + 1);
     let writing = std::thread::spawn(move || peer.write_all(&flood).map(|()| peer));
     let LaneEnd::Violation(text) = soon(end).await.unwrap() else { panic!("a violation was expected") };
@@ -449,8 +448,8 @@ async fn more_items_than_the_window_allows_end_the_lane() {
 #[tokio::test]
 async fn a_value_that_cannot_be_decoded_fails_its_stream_and_ends_the_lane() {
     let (mut answers, mut peer, tag, end) = asked_of_a_raw_peer().await;
-    peer.write_all(&item(tag, &encoded(&"fine"))).unwrap();
-    peer.write_all(&item(tag, &[0xff; 9])).unwrap();
+    peer.write_all(&item_frame(tag, &encoded(&"fine"))).unwrap();
+    peer.write_all(&item_frame(tag, &[0xff; 9])).unwrap();
     assert_eq!(soon(answers.next()).await, Ok(Some("fine".into())));
     for _ in 0..2 {
         assert!(matches!(soon(answers.next()).await, Err(CallError::Malformed(_))));
@@ -466,7 +465,7 @@ async fn room_in_a_stream_that_is_not_due_ends_the_lane() {
         peer.write_all(&asking(7)).unwrap();
         let Some(Up::Tail { lines, .. }) = soon(primary.recv()).await else { panic!("a request was sent") };
         lines.send("x".into()).await.unwrap();
-        assert_eq!(item(7, &encoded(&"x")).len() - 8, if cfg!(feature = "bincode") { 14 } else { 7 });
+        assert_eq!(item_frame(7, &encoded(&"x")).len() - 8, if cfg!(feature = "bincode") { 14 } else { 7 });
         let bytes = if cfg!(feature = "bincode") { bytes } else { bytes / 2 + bytes % 2 };
         let text = if cfg!(feature = "bincode") { text.to_owned() } else { text.replace("15", "8").replace("14", "7") };
         peer.write_all(&frame::more(7, bytes)).unwrap();
@@ -481,14 +480,14 @@ async fn words_of_streams_that_nobody_knows_are_ignored_and_not_kept() {
     let writing = std::thread::spawn(move || {
         for tag in 0..20_000 {
             let tag = u64::MAX - tag;
-            peer.write_all(&item(tag, &[0; 1000])).unwrap();
+            peer.write_all(&item_frame(tag, &[0; 1000])).unwrap();
             peer.write_all(
                 &[&frame::taken(tag)[..], &frame::cancel(tag), &frame::end(tag), &frame::more(tag, 9)].concat(),
             )
             .unwrap();
         }
-        peer.write_all(&item(1, &vec![0; 10 * PIECE])).unwrap();
-        peer.write_all(&message(&encoded(&UpWire::Count(1)))).unwrap();
+        peer.write_all(&item_frame(1, &vec![0; 10 * PIECE])).unwrap();
+        peer.write_all(&message_frame(&encoded(&UpWire::Count(1)))).unwrap();
         peer
     });
     assert_eq!(count(&primary).await, 1);
@@ -688,19 +687,5 @@ async fn asked_of_a_raw_peer() -> (Answers<String>, UnixStream, u64, JoinHandle<
 }
 
 fn asking(tag: u64) -> Vec<u8> {
-    message(&encoded(&UpWire::Tail { of: 0, lines: ReplyTag::test(tag) }))
-}
-
-fn message(payload: &[u8]) -> Vec<u8> {
-    let mut front = [0; 128];
-    let mut frame = FrameBuf::message(&mut front, LIMIT);
-    frame.put(payload);
-    bytes_of(frame.finish().unwrap())
-}
-
-fn item(tag: u64, payload: &[u8]) -> Vec<u8> {
-    let mut front = [0; 128];
-    let mut frame = FrameBuf::item(&mut front, tag, LIMIT);
-    frame.put(payload);
-    bytes_of(frame.finish().unwrap())
+    message_frame(&encoded(&UpWire::Tail { of: 0, lines: ReplyTag::test(tag) }))
 }

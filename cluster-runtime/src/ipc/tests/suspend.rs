@@ -10,7 +10,7 @@ use bytes::Bytes;
 use nix::sys::socket::{setsockopt, sockopt};
 use proptest::prelude::*;
 
-use super::super::frame::{FrameBuf, PIECE, WINDOW};
+use super::super::frame::{PIECE, WINDOW};
 use super::super::reply::next_tag;
 use super::super::suspend::Suspended;
 use super::*;
@@ -188,10 +188,7 @@ async fn a_lane_that_is_not_attached_yet_keeps_what_waits_for_its_worker() {
 async fn a_frame_that_has_come_by_half_is_completed_by_what_comes_afterwards() {
     let mut primary: Peer = lane();
     let (mut socket, mut peer) = UnixStream::pair().unwrap();
-    let mut front = [0; 128];
-    let mut frame = FrameBuf::message(&mut front, LIMIT);
-    codec::encode(&UpWire::Text("x".repeat(100)), &mut frame).unwrap();
-    let frame = bytes_of(frame.finish().unwrap());
+    let frame = message_frame(&encoded(&UpWire::Text("x".repeat(100))));
     for at in [1, 4, 5, 6, 50, frame.len() - 1] {
         peer.write_all(&frame[..at]).unwrap();
         loop {
