@@ -90,6 +90,7 @@ mod moment;
 mod os;
 mod primary;
 mod report;
+mod reserve;
 mod run;
 #[cfg(feature = "axum")]
 mod serve;

@@ -21,10 +21,10 @@ use nix::fcntl::{FcntlArg, FdFlag, OFlag, SealFlag, fcntl, open};
 use nix::sched::{CpuSet, sched_setaffinity};
 use nix::sys::memfd::{MFdFlags, memfd_create};
 use nix::sys::prctl::set_no_new_privs;
-use nix::sys::resource::{Resource, setrlimit};
+use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use nix::sys::signal::{SaFlags, SigAction, SigHandler, SigSet, SigmaskHow, Signal, pthread_sigmask, sigaction};
 use nix::sys::socket::sockopt::{self, AttachReusePortCbpf};
-use nix::sys::socket::{ControlMessage, MsgFlags, SockType, getsockopt, sendmsg, setsockopt};
+use nix::sys::socket::{ControlMessage, MsgFlags, SockType, getsockopt, recv, sendmsg, setsockopt};
 use nix::sys::stat::Mode;
 use nix::unistd::{Gid, Pid, Uid, chdir, ftruncate, setgroups, setresgid, setresuid, write};
 use socket2::SockAddr;
@@ -325,12 +325,64 @@ pub(crate) fn accept(listener: BorrowedFd<'_>) -> io::Result<(OwnedFd, SockAddr)
     }
 }
 
-/// Makes calls on an open file never wait, whoever shares it.
-pub(crate) fn set_nonblocking(fd: BorrowedFd<'_>) -> io::Result<()> {
+/// Makes calls on an open file never wait, and its events raise no signals. All processes that share the file share these flags, and
+/// each of them can change them. Returns whether one had to be put right.
+pub(crate) fn set_nonblocking(fd: BorrowedFd<'_>) -> io::Result<bool> {
     let flags = OFlag::from_bits_retain(fcntl(fd, FcntlArg::F_GETFL)?);
-    if !flags.contains(OFlag::O_NONBLOCK) {
-        fcntl(fd, FcntlArg::F_SETFL(flags | OFlag::O_NONBLOCK))?;
+    let right = (flags | OFlag::O_NONBLOCK) & !OFlag::O_ASYNC;
+    if flags != right {
+        fcntl(fd, FcntlArg::F_SETFL(right))?;
     }
+    Ok(flags != right)
+}
+
+/// Takes the count out of an eventfd, never waiting, whatever another process has done to the flags that it shares.
+pub(crate) fn take_count(bell: BorrowedFd<'_>) -> io::Result<u64> {
+    let mut count = 0_u64;
+    let part = libc::iovec { iov_base: (&raw mut count).cast(), iov_len: size_of_val(&count) };
+    // SAFETY: the kernel writes eight bytes at most, to a live place of that size. Offset -1 is where the file stands, as for read(2).
+    let read = unsafe { libc::preadv2(bell.as_raw_fd(), &raw const part, 1, -1, libc::RWF_NOWAIT) };
+    match Errno::result(read) {
+        Ok(_) => Ok(count),
+        // Kernels before 5.8 do not have this for an eventfd.
+        Err(Errno::EOPNOTSUPP | Errno::ESPIPE | Errno::ENOSYS) => {
+            set_nonblocking(bell)?;
+            let mut bytes = [0; 8];
+            nix::unistd::read(bell, &mut bytes)?;
+            Ok(u64::from_ne_bytes(bytes))
+        }
+        Err(error) => Err(error.into()),
+    }
+}
+
+/// Reads a socket option; `None` where this socket does not have it.
+pub(crate) fn socket_option(socket: BorrowedFd<'_>, level: i32, name: i32, value: &mut [u8]) -> Option<usize> {
+    let mut len = libc::socklen_t::try_from(value.len()).ok()?;
+    // SAFETY: the kernel writes as many bytes as `len` says at most, to a live place of that size.
+    let read = unsafe { libc::getsockopt(socket.as_raw_fd(), level, name, value.as_mut_ptr().cast(), &raw mut len) };
+    Errno::result(read).ok()?;
+    usize::try_from(len).ok()
+}
+
+/// How many instructions the classic filter of a socket has; 0 if none is attached.
+///
+/// # Errors
+/// EACCES for a filter of another kind, which cannot be read.
+pub(crate) fn filter_length(socket: BorrowedFd<'_>) -> io::Result<usize> {
+    // SO_GET_FILTER has the number of SO_ATTACH_FILTER.
+    let (level, name, mut len) = (libc::SOL_SOCKET, libc::SO_ATTACH_FILTER, 0);
+    // SAFETY: with a length of 0 the kernel writes nothing but the length itself, to a live place.
+    let read = unsafe { libc::getsockopt(socket.as_raw_fd(), level, name, std::ptr::null_mut(), &raw mut len) };
+    Errno::result(read)?;
+    usize::try_from(len).map_err(io::Error::other)
+}
+
+/// Sets a socket option to what [`socket_option`] has read.
+pub(crate) fn set_socket_option(socket: BorrowedFd<'_>, level: i32, name: i32, value: &[u8]) -> io::Result<()> {
+    let len = libc::socklen_t::try_from(value.len()).map_err(io::Error::other)?;
+    // SAFETY: the kernel reads `len` bytes from a live place of that size.
+    let set = unsafe { libc::setsockopt(socket.as_raw_fd(), level, name, value.as_ptr().cast(), len) };
+    Errno::result(set)?;
     Ok(())
 }
 
@@ -505,10 +557,10 @@ pub(crate) fn receive_stream(socket: BorrowedFd<'_>, buffer: &mut impl BufMut) -
 pub(crate) struct Packet {
     /// Bytes of the buffer that were filled; 0 is the end of the lane.
     pub(crate) len: usize,
-    /// The descriptors that came along, owned from the first moment.
+    /// The descriptors that came along and for which this process had room, owned from the first moment.
     pub(crate) fds: Vec<OwnedFd>,
-    /// The packet was larger than the buffer, or this process has no room for more descriptors.
-    pub(crate) truncated: bool,
+    /// The packet was larger than the buffer.
+    pub(crate) is_oversized: bool,
 }
 
 /// Receives one packet with its descriptors from a SEQPACKET socket; never blocks.
@@ -516,8 +568,13 @@ pub(crate) fn receive_packet(socket: BorrowedFd<'_>, buffer: &mut [u8]) -> io::R
     let mut space = ControlSpace([0; CONTROL_SPACE]);
     let mut part = libc::iovec { iov_base: buffer.as_mut_ptr().cast(), iov_len: buffer.len() };
     let (len, header) = receive(socket, &mut part, &mut space)?;
-    let truncated = header.msg_flags & (libc::MSG_TRUNC | libc::MSG_CTRUNC) != 0;
-    Ok(Packet { len, fds: take_rights(&header), truncated })
+    let is_oversized = header.msg_flags & libc::MSG_TRUNC != 0;
+    Ok(Packet { len, fds: take_rights(&header), is_oversized })
+}
+
+/// The first bytes of the packet that comes next, which stays where it is with all of its descriptors; never blocks.
+pub(crate) fn peek_packet(socket: BorrowedFd<'_>, buffer: &mut [u8]) -> io::Result<usize> {
+    Ok(recv(socket.as_raw_fd(), buffer, MsgFlags::MSG_PEEK | MsgFlags::MSG_DONTWAIT)?)
 }
 
 /// Calls recvmsg, which fills `part` and `space`. Whatever comes of it, the descriptors in the header are to be taken.
@@ -540,22 +597,35 @@ fn receive(
 
 /// Owns every descriptor that a received message installed, also when the kernel had to cut the list short (which it does
 /// when this process runs out of descriptors): nix gives up on such a message, and those already installed would leak.
+///
+/// The kernel adds a descriptor of the sender itself where another process has set `SO_PASSPIDFD` on the socket. That one is closed.
 fn take_rights(header: &libc::msghdr) -> Vec<OwnedFd> {
+    // linux/socket.h; libc does not have it for all targets.
+    const SCM_PIDFD: libc::c_int = 4;
     let mut fds = Vec::new();
     // SAFETY: the header was filled by recvmsg and its control buffer is alive; the CMSG functions stay inside the length
     // that the kernel wrote, and each number found is a descriptor made for us just now, owned exactly once, here.
     unsafe {
         let mut control = libc::CMSG_FIRSTHDR(header);
         while let Some(message) = control.as_ref() {
-            if message.cmsg_level == libc::SOL_SOCKET && message.cmsg_type == libc::SCM_RIGHTS {
-                let count = (message.cmsg_len - libc::CMSG_LEN(0) as usize) / size_of::<RawFd>();
-                let numbers = libc::CMSG_DATA(control).cast::<RawFd>();
-                fds.extend((0..count).map(|i| OwnedFd::from_raw_fd(numbers.add(i).read_unaligned())));
+            let count = (message.cmsg_len - libc::CMSG_LEN(0) as usize) / size_of::<RawFd>();
+            let numbers = libc::CMSG_DATA(control).cast::<RawFd>();
+            let owned = (0..count).map(|i| numbers.add(i).read_unaligned()).filter(|number| *number >= 0);
+            let owned = owned.map(|number| OwnedFd::from_raw_fd(number));
+            match (message.cmsg_level, message.cmsg_type) {
+                (libc::SOL_SOCKET, libc::SCM_RIGHTS) => fds.extend(owned),
+                (libc::SOL_SOCKET, SCM_PIDFD) => owned.for_each(drop),
+                _ => {}
             }
             control = libc::CMSG_NXTHDR(header, control);
         }
     }
     fds
+}
+
+/// How many descriptors this process may have.
+pub(crate) fn most_descriptors() -> u64 {
+    getrlimit(Resource::RLIMIT_NOFILE).map_or(u64::MAX, |(soft, _hard)| soft)
 }
 
 fn thread_count() -> io::Result<usize> {

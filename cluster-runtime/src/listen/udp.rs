@@ -2,10 +2,12 @@
 
 use std::io;
 use std::ops::Deref;
+use std::os::fd::AsFd as _;
 use std::sync::Arc;
 
 use super::port::{ToAddress, Transport};
 use super::{Address, too_late};
+use crate::os;
 use crate::worker::{Claim, Process};
 
 /// Binds a UDP address together with all other workers.
@@ -54,6 +56,9 @@ pub async fn udp(address: impl ToAddress) -> io::Result<UdpSocket> {
     for endpoint in port.place.resolve(Transport::Datagram).await? {
         match process.obtain_port(endpoint, false, port.options.clone()).await {
             Ok((claim, (fd, granted))) => {
+                // Only from connections the primary accepts for all.
+                let fd = fd.ok_or_else(too_late)?;
+                os::set_nonblocking(fd.as_fd())?;
                 let socket = tokio::net::UdpSocket::from_std(fd.into())?;
                 process.ready();
                 return Ok(UdpSocket { socket: Arc::new(socket), address: granted.address, _claim: Arc::new(claim) });

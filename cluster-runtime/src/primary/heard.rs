@@ -1,7 +1,7 @@
 //! What workers say on the control lane, and what they are answered.
 
 use std::io;
-use std::os::fd::AsFd as _;
+use std::os::fd::AsFd;
 use std::sync::Arc;
 
 use tracing::Level;
@@ -80,6 +80,11 @@ impl Shell {
     }
 
     fn listen(&mut self, worker: WorkerId, request: u64, port: &PortRequest) -> Option<supervisor::Event> {
+        let slot = self.fleet.get(&worker)?.identity.slot;
+        if let Some(damage) = self.ports.examine_request(slot, port) {
+            // Another worker of the slot has had it before, or still has.
+            self.tell_damage(&damage, self.other_of(slot, worker));
+        }
         let member = self.fleet.get_mut(&worker)?;
         let control = Arc::clone(&member.control);
         let sent = match self.ports.listen(member.identity.slot, port) {
@@ -87,7 +92,8 @@ impl Shell {
                 if member.ports.insert(granted.port) {
                     self.unsent.push(Notice::Listening(worker, granted.address.clone()));
                 }
-                control.send_now(&ToWorker::Listening { request, outcome: Ok(granted) }, &[socket.as_fd()])
+                let fds: Vec<_> = socket.iter().map(AsFd::as_fd).collect();
+                control.send_now(&ToWorker::Listening { request, outcome: Ok(granted) }, &fds)
             }
             Err(error) => {
                 let outcome = Err(Refusal::of(&error));

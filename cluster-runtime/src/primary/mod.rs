@@ -3,7 +3,8 @@
 //! - `reign`: where a primary begins, at a start or in an upgrade.
 //! - `signals`, `spawn`, `watch`, `strangers`: what comes from the kernel.
 //! - `heard`: what workers say, and what they are answered.
-//! - `ports`, `tend`: the sockets and mailboxes of all, and what waits in those of a worker that is missing or stuck.
+//! - `ports`, `tend`, `empty`: the sockets and mailboxes of all, and what waits in those of a worker that is missing or stuck.
+//! - `damage`: what is done when a worker has changed what it shares with others.
 //! - `peers`: who leads a slot, and the lanes between workers.
 //! - `order`, `program`: what the primary function orders, and the program that a reload finds on disk.
 //! - `upgrade`, `legacy`: how this process becomes another program, and what goes on there.
@@ -13,6 +14,8 @@
 //! - `function`, `handle`, `event`, `roster`: the user's primary function on a thread of its own, and what it sees.
 
 mod care;
+mod damage;
+mod empty;
 mod event;
 mod function;
 mod handle;
@@ -167,6 +170,8 @@ struct Member {
     peers: BTreeSet<WorkerId>,
     /// It was told that nobody takes its accept queues over.
     drains_last: bool,
+    /// It was found to have changed what it shares with others.
+    has_done_damage: bool,
     /// Pauses the task that follows it.
     pause: Option<oneshot::Sender<()>>,
 }
@@ -295,7 +300,11 @@ impl Shell {
     /// Looks who serves what, and how everybody is.
     fn look(&mut self) -> Option<Outcome> {
         self.ports.look();
-        let events = self.look_after_workers();
+        for port in self.ports.take_emptied() {
+            self.tell_closed(port);
+        }
+        let mut events = self.look_after_what_is_shared();
+        events.extend(self.look_after_workers());
         let is_news = !events.is_empty();
         let outcomes: Vec<_> = events.into_iter().filter_map(|event| self.step(event)).collect();
         if is_news {
@@ -416,9 +425,21 @@ impl Shell {
         let pause = Some(upgrade::follow(identity.worker, child, &control, &self.inbox));
         let lane = MemberLane::Kept(messages);
         let (ports, peers) = (BTreeSet::new(), BTreeSet::new());
-        let drains_last = false;
-        let member =
-            Member { identity, pid, control, lane, max_message, log, output, ports, peers, drains_last, pause };
+        let (drains_last, has_done_damage) = (false, false);
+        let member = Member {
+            identity,
+            pid,
+            control,
+            lane,
+            max_message,
+            log,
+            output,
+            ports,
+            peers,
+            drains_last,
+            has_done_damage,
+            pause,
+        };
         self.fleet.insert(identity.worker, member);
         self.unsent.push(Notice::Forked(identity.worker));
         None
@@ -427,7 +448,7 @@ impl Shell {
     fn drain(&mut self, worker: WorkerId, grace: Duration, last: bool) {
         if last {
             // Nobody else serves, and nobody will.
-            self.ports.stop(&self.manned());
+            self.ports.stop(&self.manned(), Instant::now() + grace);
         }
         if let Some(member) = self.fleet.get_mut(&worker) {
             member.drains_last |= last;
@@ -503,7 +524,7 @@ impl Shell {
         self.service.stopping();
         self.refuse_orders();
         if delay.is_zero() {
-            self.ports.stop(&self.manned());
+            self.ports.stop(&self.manned(), Instant::now() + self.settings.grace);
         } else {
             self.warn_of_stop();
         }
@@ -519,6 +540,7 @@ impl Shell {
             Next::Taken => true,
             Next::Empty | Next::Stopping => false,
         };
+        self.examine_what_it_had(identity, member.as_ref().map(|member| member.pid));
         self.ports.forget(identity.slot, identity.worker, is_followed);
         if self.ports.is_stopping() {
             // Who connects there must be refused, not kept waiting.

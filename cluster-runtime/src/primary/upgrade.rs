@@ -537,9 +537,21 @@ impl Adopted {
         self.continued.children.insert(worker, Child::of(pid)?);
         let identity = Identity { worker, slot, generation };
         let log = log.map(LogFile::from_bytes);
-        let pause = None;
-        let member =
-            Member { identity, pid, control, lane, max_message, log, output, ports, peers, drains_last, pause };
+        let (has_done_damage, pause) = (false, None);
+        let member = Member {
+            identity,
+            pid,
+            control,
+            lane,
+            max_message,
+            log,
+            output,
+            ports,
+            peers,
+            drains_last,
+            has_done_damage,
+            pause,
+        };
         self.fleet.insert(worker, member);
         Ok(())
     }
@@ -560,6 +572,7 @@ impl Shell {
     pub(super) fn go_on(&mut self, continued: Continued) {
         let Continued { children, configured, late, reason } = continued;
         self.service.main_pid();
+        self.examine_everything();
         self.publish();
         self.take_up(children);
         self.late = late;
