@@ -12,7 +12,7 @@ use crate::boot::Identity;
 use crate::error::exit_code;
 use crate::listen::Address;
 use crate::supervisor::{Next, Outcome, ShutdownCause, State, StopCause};
-use crate::{Exit, ExitReason};
+use crate::{Exit, ExitReason, ExitStatus};
 
 impl Shell {
     pub(super) fn tell_all_ready(&mut self) {
@@ -70,8 +70,11 @@ impl Shell {
     pub(super) fn tell_exit(&mut self, who: Identity, pid: Option<Pid>, exit: Exit, next: Next) {
         let level = if exit.reason == ExitReason::Asked { Level::INFO } else { Level::WARN };
         let text = match next {
-            Next::Restart { after: Duration::ZERO } => format!("{exit}; restarted at once"),
-            Next::Restart { after } => format!("{exit}; restarted in {after:?}"),
+            Next::Restart { after } => {
+                let why = if is_unasked_success(exit) { ", although nothing had asked it to end" } else { "" };
+                let when = if after.is_zero() { "at once".to_owned() } else { format!("in {after:?}") };
+                format!("{exit}{why}; restarted {when}")
+            }
             Next::Stopping if self.is_interrupted && exit.reason == ExitReason::GraceExpired => {
                 format!("was not waited for any longer ({})", exit.status)
             }
@@ -123,6 +126,11 @@ impl Shell {
         self.reporter.cluster(level, text);
         code
     }
+}
+
+/// Whether a worker ended by itself as if all were done. Where it is restarted, it was meant to go on.
+fn is_unasked_success(exit: Exit) -> bool {
+    exit.status == ExitStatus::Code(0) && exit.reason != ExitReason::Asked
 }
 
 /// An address that a client on this machine can use.
