@@ -8,11 +8,12 @@
 //! - `order`, `program`: what the primary function orders, and the program that a reload finds on disk.
 //! - `upgrade`, `legacy`: how this process becomes another program, and what goes on there.
 //! - `care`: who is stuck, and who has had its share.
-//! - `workplace`, `output`: what workers run in, and what they print.
+//! - `workplace`, `output`, `escape`: what workers run in, and what they print.
 //! - `told`, `service`: what the operator is told, and the service manager.
 //! - `function`, `handle`, `event`, `roster`: the user's primary function on a thread of its own, and what it sees.
 
 mod care;
+mod escape;
 mod event;
 mod function;
 mod handle;
