@@ -164,6 +164,11 @@ impl Registry {
         found.ok_or_else(|| Errno::ESHUTDOWN.into())
     }
 
+    /// Whether this port is bound.
+    pub(crate) fn has(&self, key: &PortKey) -> bool {
+        self.position(key).is_some()
+    }
+
     /// Every port from which connections are accepted.
     pub(crate) fn streams(&self) -> impl Iterator<Item = PortId> {
         let ids = (0..self.ports.len()).map(PortId);
