@@ -73,6 +73,7 @@
 #[cfg(not(target_os = "linux"))]
 compile_error!("cluster runs on Linux only");
 
+mod aside;
 mod board;
 mod boot;
 mod config;

@@ -12,6 +12,7 @@ pub(crate) mod inherited;
 pub(crate) mod mailbox;
 pub(crate) mod place;
 mod port;
+pub(crate) mod privilege;
 pub(crate) mod reception;
 pub(crate) mod registry;
 pub(crate) mod steer;

@@ -355,6 +355,7 @@ impl Refusal {
             io::ErrorKind::InvalidInput => Errno::EINVAL,
             io::ErrorKind::PermissionDenied => Errno::EACCES,
             io::ErrorKind::NotFound => Errno::ENOENT,
+            io::ErrorKind::TimedOut => Errno::ETIMEDOUT,
             _ => Errno::EIO,
         };
         let errno = error.raw_os_error().unwrap_or(by_kind as i32);

@@ -144,11 +144,6 @@ impl Registry {
         self.find(slot, request)
     }
 
-    /// The port that this request is for, if it is bound.
-    pub(crate) fn id_of(&self, request: &PortRequest) -> Option<PortId> {
-        self.position(&request.key)
-    }
-
     /// Makes room for more slots: each port gets shards for them.
     ///
     /// # Errors
@@ -408,7 +403,8 @@ impl Registry {
         }
     }
 
-    fn position(&self, key: &PortKey) -> Option<PortId> {
+    /// The number of a port, if it is bound.
+    pub(crate) fn position(&self, key: &PortKey) -> Option<PortId> {
         self.ports.iter().position(|port| port.as_ref().is_some_and(|port| port.key == *key)).map(PortId)
     }
 

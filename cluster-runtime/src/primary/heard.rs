@@ -22,6 +22,7 @@ impl Shell {
             (MemberLane::HandedOver, FromWorker::Hello { .. }) => self.misbehaved(worker, "it said hello twice"),
             (MemberLane::HandedOver, FromWorker::Listen { request, port }) => self.listen(worker, request, &port),
             (MemberLane::HandedOver, FromWorker::Ready) => {
+                self.has_served = true;
                 if self.state_of(worker) == Some(State::Starting) {
                     self.reporter.worker(Level::INFO, member.identity, Some(member.pid), "ready");
                     self.unsent.push(Notice::Ready(worker));
@@ -87,7 +88,12 @@ impl Shell {
         }
         let member = self.fleet.get_mut(&worker)?;
         let control = Arc::clone(&member.control);
-        let sent = match self.ports.listen(member.identity.slot, port) {
+        let allowed = match self.ports.has_port(&port.key) {
+            true => Ok(()),
+            false => self.workplace.check_port(&port.key.endpoint, !self.has_served),
+        };
+        let slot = member.identity.slot;
+        let sent = match allowed.and_then(|()| self.ports.listen(slot, port)) {
             Ok((granted, socket)) => {
                 if member.ports.insert(granted.port) {
                     self.unsent.push(Notice::Listening(worker, granted.address.clone()));

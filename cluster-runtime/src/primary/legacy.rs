@@ -272,6 +272,8 @@ pub(super) fn become_program(
     let become_it = || -> io::Result<std::convert::Infallible> {
         _ = SigSet::all().thread_block();
         let reason = reason.map(|reason| os::create_state(reason.as_bytes())).transpose()?;
+        // Whatever else is open, inherited from whoever has started this process, is for neither.
+        os::close_others_on_exec()?;
         for number in descriptors {
             os::keep_number_on_exec(*number)?;
         }

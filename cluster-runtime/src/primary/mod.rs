@@ -9,19 +9,21 @@
 //! - `order`, `program`: what the primary function orders, and the program that a reload finds on disk.
 //! - `upgrade`, `legacy`: how this process becomes another program, and what goes on there.
 //! - `care`: who is stuck, and who has had its share.
-//! - `workplace`, `output`: what workers run in, and what they print.
+//! - `workplace`, `logs`, `output`, `escape`: what workers run in, and what they print.
 //! - `told`, `service`: what the operator is told, and the service manager.
 //! - `function`, `handle`, `event`, `roster`: the user's primary function on a thread of its own, and what it sees.
 
 mod care;
 mod damage;
 mod empty;
+mod escape;
 mod event;
 mod function;
 mod handle;
 mod heard;
 mod intake;
 mod legacy;
+mod logs;
 mod order;
 mod output;
 mod peers;
@@ -72,6 +74,7 @@ use crate::supervisor::{self, Action, Next, Outcome, ShutdownCause, State, StopC
 use crate::{Exit, WorkerId, board};
 use care::Care;
 use function::Notice;
+use logs::LogFile;
 use order::{Answer, Order, Reloads};
 use ports::Ports;
 use program::Program;
@@ -81,7 +84,7 @@ use shared::Leave;
 use signals::{Request, Signals};
 use spawn::{Child, Image, Spawned};
 use upgrade::Upgrade;
-use workplace::{LogFile, Workplace};
+use workplace::Workplace;
 
 /// What comes to the shell from tasks and from the user's thread.
 #[derive(Debug)]
@@ -148,6 +151,8 @@ struct Shell {
     leave: Arc<Leave>,
     /// Signals that came when it was too late to act on them.
     late: Vec<Request>,
+    /// A worker has been ready. From then on not every port is bound for those that have given up privileges.
+    has_served: bool,
     /// The workers know that they will be stopped soon; those that come have to be told, too.
     is_stop_announced: bool,
 }
@@ -469,8 +474,15 @@ impl Shell {
 
     /// Tells everybody that log files were renamed, and gives those workers a new one whose output the primary has opened.
     fn reopen_logs(&mut self) {
-        for member in self.fleet.values() {
-            let file = member.log.as_ref().map(LogFile::open).transpose();
+        let actor = self.workplace.actor();
+        let (who, logs): (Vec<_>, Vec<_>) = self
+            .fleet
+            .iter()
+            .filter_map(|(worker, member)| Some((*worker, (member.log.clone()?, actor.clone()))))
+            .unzip();
+        let mut files: BTreeMap<_, _> = who.into_iter().zip(LogFile::open_all(logs)).collect();
+        for (worker, member) in &self.fleet {
+            let file = files.remove(worker).transpose();
             if let Err(error) = &file {
                 let text = format_args!("its output goes on where it went: {error}");
                 self.reporter.worker(Level::ERROR, member.identity, Some(member.pid), text);

@@ -38,7 +38,7 @@ use crate::listen::inherited::InheritedSockets;
 use crate::listen::mailbox::{self, Mailboxes};
 use crate::listen::place::{Dispatch, Readiness};
 use crate::listen::registry::{Registry, RegistryState};
-use crate::listen::{Address, PortId, PortRequest, drop_syn};
+use crate::listen::{Address, PortId, PortKey, PortRequest, drop_syn};
 use crate::{metrics, os};
 
 /// How often the primary looks after the workers while one of them is stuck or may soon be.
@@ -267,6 +267,11 @@ impl Ports {
         request: &PortRequest,
     ) -> io::Result<(Granted, Option<BorrowedFd<'_>>)> {
         if self.is_stopping { self.registry.find(slot, request) } else { self.registry.listen(slot, request) }
+    }
+
+    /// Whether this port is bound.
+    pub(super) fn has_port(&self, key: &PortKey) -> bool {
+        self.registry.position(key).is_some()
     }
 
     pub(super) fn addresses(&self) -> Vec<(Address, bool)> {

@@ -189,7 +189,8 @@ impl Shell {
         upgrade::close_originals(&descriptors);
         let Adopted { supervisor, stalled, fleet, images, program, notices: unsent, continued, carried: _ } = adopted;
         let shell = Self::of(plan, supervisor, ports, Program::at(program), images, roster, leave, notices);
-        let mut shell = Self { stalled, fleet, unsent, ..shell };
+        // Nothing is upgraded before its start is over.
+        let mut shell = Self { stalled, fleet, unsent, has_served: true, ..shell };
         shell.go_on(continued);
         Ok(shell)
     }
@@ -235,6 +236,7 @@ impl Shell {
             upgrade: Upgrade::No,
             leave,
             late: Vec::new(),
+            has_served: false,
             is_stop_announced: false,
         }
     }

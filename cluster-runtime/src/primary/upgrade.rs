@@ -30,13 +30,13 @@ use tracing::Level;
 
 use super::function::{LeftBehind, Notice};
 use super::legacy::{LaneState, Legacy, MemberState, become_program};
+use super::logs::LogFile;
 use super::order::{Answer, UpgradeError};
 use super::ports::PortsState;
 use super::reign::{DESCRIPTORS_TO_SPARE, descriptor_limit};
 use super::signals::{Request, Signals};
 use super::spawn::{Child, Image};
 use super::watch::watch;
-use super::workplace::LogFile;
 use super::{Function, Happening, LAST_WORDS, Member, MemberLane, Shell, Stop};
 use crate::boot::{self, Identity, Succession};
 use crate::control::Control;

@@ -75,7 +75,7 @@ impl Ports {
 
     /// Examines the shard that is about to be handed out.
     pub(in crate::primary) fn examine_request(&mut self, slot: usize, request: &PortRequest) -> Option<Damage> {
-        let port = self.registry.id_of(request)?;
+        let port = self.registry.position(&request.key)?;
         if self.is_stopping { None } else { self.examine_shard(port, slot) }
     }
 
