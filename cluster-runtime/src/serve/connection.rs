@@ -23,7 +23,7 @@ use tower_service::Service;
 
 use super::BoxError;
 use super::gate::Gated;
-use crate::listen::{Address, Stream};
+use crate::listen::Address;
 use crate::worker::{Process, Share, turn_of};
 
 /// How long an HTTP/1 connection that idles when its turn to end has come may still bring a request, which perhaps is on its way
@@ -31,20 +31,21 @@ use crate::worker::{Process, Share, turn_of};
 const IDLE_LINGER: Duration = Duration::from_millis(500);
 
 /// Serves one connection until it is closed.
-pub(super) async fn serve<S, B>(
+pub(super) async fn serve<IO, S, B>(
     builder: Arc<auto::Builder<TokioExecutor>>,
     header_timeout: Duration,
-    stream: Stream,
+    io: IO,
     peer: Address,
     app: S,
 ) where
+    IO: AsyncRead + AsyncWrite + Unpin + Send + 'static,
     S: Service<Request<Incoming>, Response = Response<B>, Error: Into<BoxError>> + Clone + Send + 'static,
     S::Future: Send,
     B: Body<Data: Send, Error: Into<BoxError>> + Send + 'static,
 {
     let activity = Arc::new(Activity::new());
     let service = Watched { app: TowerToHyperService::new(app), peer, activity: Arc::clone(&activity) };
-    let wire = TokioIo::new(Wire { stream, activity: Arc::clone(&activity) });
+    let wire = TokioIo::new(Wire { io, activity: Arc::clone(&activity) });
     let mut turn = pin!(Gated::new(turn(&activity, header_timeout)));
     let mut connection = pin!(builder.serve_connection_with_upgrades(wire, service));
     let ended = tokio::select! {
@@ -150,30 +151,30 @@ fn coarse_now() -> Duration {
 struct Busy;
 
 /// The connection's bytes, whose writing is noted.
-struct Wire {
-    stream: Stream,
+struct Wire<IO> {
+    io: IO,
     activity: Arc<Activity>,
 }
 
-impl AsyncRead for Wire {
+impl<IO: AsyncRead + Unpin> AsyncRead for Wire<IO> {
     fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.stream).poll_read(cx, buf)
+        Pin::new(&mut self.io).poll_read(cx, buf)
     }
 }
 
-impl AsyncWrite for Wire {
+impl<IO: AsyncWrite + Unpin> AsyncWrite for Wire<IO> {
     fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
-        let written = ready!(Pin::new(&mut self.stream).poll_write(cx, buf));
+        let written = ready!(Pin::new(&mut self.io).poll_write(cx, buf));
         self.activity.note_write();
         Poll::Ready(written)
     }
 
     fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.stream).poll_flush(cx)
+        Pin::new(&mut self.io).poll_flush(cx)
     }
 
     fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.stream).poll_shutdown(cx)
+        Pin::new(&mut self.io).poll_shutdown(cx)
     }
 
     fn poll_write_vectored(
@@ -181,13 +182,13 @@ impl AsyncWrite for Wire {
         cx: &mut Context<'_>,
         bufs: &[IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
-        let written = ready!(Pin::new(&mut self.stream).poll_write_vectored(cx, bufs));
+        let written = ready!(Pin::new(&mut self.io).poll_write_vectored(cx, bufs));
         self.activity.note_write();
         Poll::Ready(written)
     }
 
     fn is_write_vectored(&self) -> bool {
-        self.stream.is_write_vectored()
+        self.io.is_write_vectored()
     }
 }
 
