@@ -2,7 +2,7 @@
 
 use std::any::Any;
 use std::io::{self, IoSlice};
-use std::os::fd::AsFd;
+use std::os::fd::{AsFd as _, BorrowedFd};
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll};
@@ -27,13 +27,18 @@ impl<IO> Carried<IO> {
 
 /// The client's address, where the stream is a plain socket.
 pub(super) fn peer_of<IO: 'static>(stream: &IO) -> Address {
+    // A client that is gone already has no address any more.
+    let peer = plain(stream).and_then(|socket| SockRef::from(&socket).peer_addr().ok());
+    peer.map_or(Address::Unnamed, |peer| Address::of_stream(&peer))
+}
+
+/// The socket that the stream is; `None` where something lies between, which may hold bytes of its own.
+pub(super) fn plain<IO: 'static>(stream: &IO) -> Option<BorrowedFd<'_>> {
     let stream: &dyn Any = stream;
-    let of_stream = || stream.downcast_ref().map(|stream: &Stream| stream.as_fd());
+    let ours = || stream.downcast_ref().map(|stream: &Stream| stream.as_fd());
     let tcp = || stream.downcast_ref().map(|tcp: &TcpStream| tcp.as_fd());
     let unix = || stream.downcast_ref().map(|unix: &UnixStream| unix.as_fd());
-    let socket = of_stream().or_else(tcp).or_else(unix);
-    // A client that is gone already has no address any more.
-    socket.and_then(|fd| SockRef::from(&fd).peer_addr().ok()).map_or(Address::Unnamed, |peer| Address::of_stream(&peer))
+    ours().or_else(tcp).or_else(unix)
 }
 
 impl<IO: AsyncRead + Unpin> AsyncRead for Carried<IO> {

@@ -1,23 +1,34 @@
 //! HTTP for any tower service: hyper's connections under our listener, with a drain that loses nothing and ends.
 
+mod activity;
+mod answer;
 mod carried;
+mod clock;
+mod closed;
 mod connection;
+mod executor;
+mod frames;
+mod framing;
 mod gate;
+mod settings;
+mod socket;
+mod streams;
+mod wire;
 
 use std::error::Error as StdError;
 use std::pin::pin;
-use std::sync::Arc;
-use std::time::Duration;
+use std::sync::{Arc, OnceLock};
 
 use http::{Request, Response};
 use http_body::Body;
 use hyper::body::Incoming;
-use hyper_util::rt::TokioExecutor;
-use hyper_util::server::conn::auto;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::task::JoinSet;
 use tower_service::Service;
 
+use self::connection::Client;
+use self::settings::{Config, Limits};
+use self::socket::Socket;
 use crate::Result;
 use crate::listen::{Address, Listener, ToAddress};
 use crate::worker::{Process, cut};
@@ -57,6 +68,9 @@ where
     Http::new().serve(address, app).await
 }
 
+pub use self::closed::HttpClosed;
+pub use self::settings::Protocols;
+
 type BoxError = Box<dyn StdError + Send + Sync>;
 
 /// How HTTP is served; [`serve`] with settings.
@@ -70,7 +84,9 @@ type BoxError = Box<dyn StdError + Send + Sync>;
 #[derive(Clone, Debug)]
 #[must_use = "an Http does nothing until it serves"]
 pub struct Http {
-    header_timeout: Duration,
+    limits: Limits,
+    /// What comes of the settings, once it serves.
+    config: OnceLock<Arc<Config>>,
 }
 
 impl Default for Http {
@@ -80,17 +96,19 @@ impl Default for Http {
 }
 
 impl Http {
-    /// The defaults: a header timeout of 60 s.
+    /// The defaults; each setting says what its is.
     pub const fn new() -> Self {
-        Self { header_timeout: Duration::from_secs(60) }
+        Self { limits: Limits::new(), config: OnceLock::new() }
     }
 
-    /// How long a connection may take to send the next request's head, the time that it idles between two requests included;
-    /// then it is closed. So is one whose client takes nothing of an answer for so long. A load balancer in front should let go
-    /// of idle connections sooner than this.
-    pub const fn header_timeout(mut self, header_timeout: Duration) -> Self {
-        self.header_timeout = header_timeout;
+    /// A setting has changed.
+    fn renewed(mut self) -> Self {
+        self.config = OnceLock::new();
         self
+    }
+
+    fn config(&self) -> Arc<Config> {
+        Arc::clone(self.config.get_or_init(|| Arc::new(Config::new(self.limits))))
     }
 
     /// Serves `app` on `address` until the worker has drained; see [`serve`].
@@ -206,9 +224,9 @@ impl Http {
         B: Body<Data: Send, Error: Into<BoxError>> + Send + 'static,
     {
         let process = Process::current();
+        let client = Client { peer: client, socket: Socket::of(&stream) };
         let stream = carried::Carried::new(stream, process.carried());
-        let builder = Arc::new(auto::Builder::new(TokioExecutor::new()));
-        let serving = connection::serve(builder, self.header_timeout, stream, client, app);
+        let serving = connection::serve(self.config(), stream, client, app);
         async move {
             tokio::select! {
                 () = serving => {}
@@ -224,7 +242,7 @@ impl Http {
         S::Future: Send,
         B: Body<Data: Send, Error: Into<BoxError>> + Send + 'static,
     {
-        let builder = Arc::new(auto::Builder::new(TokioExecutor::new()));
+        let config = self.config();
         // Not begun anew whenever a connection ends: the last look into the queue has to be long enough.
         let mut accepting = pin!(listener.accept());
         loop {
@@ -232,7 +250,8 @@ impl Http {
                 accepted = accepting.as_mut() => match accepted {
                     Ok((stream, peer)) => {
                         accepting.set(listener.accept());
-                        let serving = connection::serve(Arc::clone(&builder), self.header_timeout, stream, peer, app.clone());
+                        let client = Client { peer, socket: Socket::of(&stream) };
+                        let serving = connection::serve(Arc::clone(&config), stream, client, app.clone());
                         connections.spawn(serving);
                     }
                     Err(_draining) => return,
