@@ -15,10 +15,11 @@ use tokio::io::unix::AsyncFd;
 
 use crate::ipc::{Fingerprint, codec};
 use crate::listen::{Address, PortId, PortRequest, Refusal};
+use crate::ticket_keys::TicketKeys;
 use crate::{WorkerId, os};
 
 /// Raised whenever the vocabulary below changes.
-pub(crate) const VERSION: u8 = 5;
+pub(crate) const VERSION: u8 = 6;
 /// The first byte of every packet.
 pub(crate) const PROTOCOL: u8 = VERSION | codec::MARK;
 /// No packet is larger. Text in them is cut to fit.
@@ -39,6 +40,9 @@ pub(crate) enum FromWorker {
     Drained(PortId),
     /// It wants a lane to this worker, which leads that slot as far as it knows; answered by [`ToWorker::Peer`].
     Peer { slot: usize, worker: WorkerId },
+    /// It serves TLS, and wants the keys of session tickets, each of which is to seal tickets for so long; answered by
+    /// [`ToWorker::TicketKeys`].
+    TicketKeys { lifetime: Duration },
 }
 
 /// What the primary says.
@@ -63,6 +67,8 @@ pub(crate) enum ToWorker {
     Peer { slot: usize, worker: WorkerId },
     /// The worker `from`, of that slot, has opened a lane to this one; its other end comes along.
     Visitor { from: WorkerId, slot: usize },
+    /// The keys of TLS session tickets, to a worker that has asked for them, and again whenever they change; `None` if there are none.
+    TicketKeys(Option<TicketKeys>),
 }
 
 /// A message type as both sides must agree on it.
@@ -262,6 +268,7 @@ mod tests {
         use crate::fuzz::{Bait, Random, fuzz};
         use crate::ipc::NoMessages;
         use crate::listen::{Endpoint, Options, PortKey};
+        use crate::ticket_keys::TicketKey;
 
         /// Any packet, read as either side does: something that can be said again, or an error; and no descriptor is kept.
         #[test]
@@ -311,7 +318,9 @@ mod tests {
             let key = PortKey { endpoint: Endpoint::Tcp("127.0.0.1:0".parse().unwrap()), ordinal: 7 };
             let port = PortRequest { key, http: true, options: Options::default() };
             let granted = Granted { port: PortId(slot), address: address(), by_primary: random.once_in(2) };
-            let packet = match random.below(14) {
+            let key = TicketKey([number as u8; 32]);
+            let keys = TicketKeys { current: key, next: key, previous: key };
+            let packet = match random.below(16) {
                 0 => encode(&FromWorker::Hello { up: schema(), down: schema() }),
                 1 => encode(&FromWorker::Listen { request: number, port }),
                 2 => encode(&FromWorker::Ready),
@@ -325,6 +334,8 @@ mod tests {
                 10 => encode(&ToWorker::StopSoon),
                 11 => encode(&ToWorker::Peer { slot, worker }),
                 12 => encode(&ToWorker::Visitor { from: worker, slot }),
+                13 => encode(&FromWorker::TicketKeys { lifetime: time }),
+                14 => encode(&ToWorker::TicketKeys(Some(keys))),
                 _ => encode(&FromWorker::Leaving),
             };
             packet.unwrap()

@@ -96,6 +96,7 @@ mod serve;
 mod setup;
 mod steps;
 mod supervisor;
+mod ticket_keys;
 mod worker;
 
 #[doc = include_str!("docs/message.md")]

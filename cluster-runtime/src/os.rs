@@ -390,6 +390,22 @@ pub(crate) fn cell(place: &AtomicPtr<AtomicU64>) -> Option<&'static AtomicU64> {
     unsafe { place.load(Ordering::Acquire).as_ref() }
 }
 
+/// Fills `bytes` with what nobody can guess; waits only while the machine has just started and has nothing of the kind.
+pub(crate) fn random(bytes: &mut [u8]) -> io::Result<()> {
+    let mut filled = 0;
+    while filled < bytes.len() {
+        let rest = &mut bytes[filled..];
+        // SAFETY: the kernel writes at most as many bytes as the slice has, which is live and ours alone.
+        let count = unsafe { libc::getrandom(rest.as_mut_ptr().cast(), rest.len(), 0) };
+        match Errno::result(count) {
+            Ok(count) => filled += usize::try_from(count).map_err(io::Error::other)?,
+            Err(Errno::EINTR) => {}
+            Err(error) => return Err(error.into()),
+        }
+    }
+    Ok(())
+}
+
 /// Keeps state for the program that this process is about to become: in memory, and nobody can change it any more.
 pub(crate) fn create_state(bytes: &[u8]) -> io::Result<OwnedFd> {
     if bytes.len() > MOST_STATE {
@@ -595,6 +611,14 @@ mod tests {
         assert!(fcntl(&fd, FcntlArg::F_ADD_SEALS(SealFlag::F_SEAL_FUTURE_WRITE)).is_err());
         assert_eq!(read_state(&fd).unwrap(), bytes);
         assert_eq!(read_state(&create_state(&[]).unwrap()).unwrap(), b"");
+    }
+
+    #[test]
+    fn random_bytes_differ_and_fill_their_place() {
+        let (mut one, mut other) = ([0; 1000], [0; 1000]);
+        random(&mut one).unwrap();
+        random(&mut other).unwrap();
+        assert!(one != other && one[968..] != [0; 32] && other[968..] != [0; 32]);
     }
 
     #[test]

@@ -19,6 +19,7 @@ use crate::control::{Control, FromWorker, Granted, ToWorker};
 use crate::listen::reception::Reception;
 use crate::listen::{Endpoint, Options, PortKey, PortRequest, Tally, too_late};
 use crate::os;
+use crate::ticket_keys::TicketKeys;
 
 /// Where the worker stands in its life, as far as its own code must know.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -74,6 +75,8 @@ pub(crate) struct Process {
     carried: Arc<Tally>,
     listeners: Arc<Tally>,
     introductions: mpsc::UnboundedSender<Introduction>,
+    /// The keys of TLS session tickets, once the primary has answered.
+    ticket_keys: watch::Sender<Option<TicketKeys>>,
 }
 
 /// What the user's program listens on and is about to.
@@ -172,6 +175,7 @@ impl Process {
             carried: Arc::default(),
             listeners: Arc::default(),
             introductions,
+            ticket_keys: watch::Sender::new(None),
         })
     }
 
@@ -356,6 +360,7 @@ impl Process {
                     self.introduce(Introduction::Visitor { from, slot, socket });
                 }
             }
+            ToWorker::TicketKeys(keys) => _ = self.ticket_keys.send_replace(keys),
             // They belong to the handshake.
             ToWorker::Welcome { .. } | ToWorker::Refused => {}
         }
