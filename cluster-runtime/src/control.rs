@@ -267,7 +267,7 @@ mod tests {
         use super::*;
         use crate::fuzz::{Bait, Random, fuzz};
         use crate::ipc::NoMessages;
-        use crate::listen::{Endpoint, Options, PortKey};
+        use crate::listen::{Endpoint, Options, PortKey, Scheme};
         use crate::ticket_keys::TicketKey;
 
         /// Any packet, read as either side does: something that can be said again, or an error; and no descriptor is kept.
@@ -316,7 +316,7 @@ mod tests {
             let schema = Schema::of::<NoMessages>;
             let address = || Address::Tcp("[::1]:3000".parse().unwrap());
             let key = PortKey { endpoint: Endpoint::Tcp("127.0.0.1:0".parse().unwrap()), ordinal: 7 };
-            let port = PortRequest { key, http: true, options: Options::default() };
+            let port = PortRequest { key, http: Some(Scheme::Https), options: Options::default() };
             let granted = Granted { port: PortId(slot), address: address(), by_primary: random.once_in(2) };
             let key = TicketKey([number as u8; 32]);
             let keys = TicketKeys { current: key, next: key, previous: key };

@@ -30,7 +30,7 @@ use crate::listen::inherited::InheritedSockets;
 use crate::listen::mailbox::{self, Mailboxes};
 use crate::listen::place::{Dispatch, Readiness};
 use crate::listen::registry::{Registry, RegistryState};
-use crate::listen::{Address, PortId, PortRequest, drop_syn};
+use crate::listen::{Address, PortId, PortRequest, Scheme, drop_syn};
 use crate::{metrics, os};
 
 /// How often the primary looks after the workers while one of them is stuck or may soon be.
@@ -204,7 +204,7 @@ impl Ports {
         if self.is_stopping { self.registry.find(slot, request) } else { self.registry.listen(slot, request) }
     }
 
-    pub(super) fn addresses(&self) -> Vec<(Address, bool)> {
+    pub(super) fn addresses(&self) -> Vec<(Address, Option<Scheme>)> {
         self.registry.addresses()
     }
 

@@ -10,12 +10,15 @@ mod executor;
 mod frames;
 mod framing;
 mod gate;
+#[cfg(feature = "rustls")]
+mod secure;
 mod settings;
 mod socket;
 mod streams;
 mod wire;
 
 use std::error::Error as StdError;
+use std::io;
 use std::pin::pin;
 use std::sync::{Arc, OnceLock};
 
@@ -30,7 +33,7 @@ use self::connection::Client;
 use self::settings::{Config, Limits};
 use self::socket::Socket;
 use crate::Result;
-use crate::listen::{Address, Listener, ToAddress};
+use crate::listen::{Address, Listener, Port, Scheme, Stream, ToAddress};
 use crate::worker::{Process, cut};
 
 /// Serves an HTTP application on an address that all workers share: [`listen`](crate::listen()) and an [`Http`] with its
@@ -135,25 +138,34 @@ impl Http {
     {
         let process = Process::current();
         process.expect_main_to_end();
-        let listener = match Listener::open(address.port(), true).await {
-            Ok(listener) => listener,
-            // Told to go before it came to listening: there is nothing to serve and nothing wrong.
-            Err(_) if process.is_draining() => return Ok(()),
-            Err(error) => return Err(error.into()),
-        };
-        let mut connections = JoinSet::new();
-        let served = async {
-            self.accept_all(&listener, app, &mut connections).await;
-            drop(listener);
-            while connections.join_next().await.is_some() {}
-            // Those whose protocol was upgraded live on outside of their tasks.
-            process.streams().none_left().await;
-            process.carried().none_left().await;
-        };
-        tokio::select! {
-            () = served => {}
-            () = cut(process.phase()) => tracing::warn!("cut what was still open at the end of the grace period"),
+        let served = self.serve_port(address.port(), app).await;
+        // Told to go before it came to listening: there is nothing to serve and nothing wrong.
+        served.or_else(|error| if process.is_draining() { Ok(()) } else { Err(error.into()) })
+    }
+
+    async fn serve_port<S, B>(self, port: Port, app: S) -> io::Result<()>
+    where
+        S: Service<Request<Incoming>, Response = Response<B>, Error: Into<BoxError>> + Clone + Send + 'static,
+        S::Future: Send,
+        B: Body<Data: Send, Error: Into<BoxError>> + Send + 'static,
+    {
+        let config = self.config();
+        #[cfg(feature = "rustls")]
+        if let Some(tls) = &port.tls {
+            // Before the port is opened, which makes the worker ready.
+            let tls = tls.prepare(secure::alpn(self.limits.protocols)).await?;
+            let listener = Listener::open(port, Some(Scheme::Https)).await?;
+            let tls = tls.acceptor(&listener.name());
+            let serve = |stream, peer| secure::serve(tls.clone(), Arc::clone(&config), stream, peer, app.clone());
+            serve_all(listener, serve).await;
+            return Ok(());
         }
+        let listener = Listener::open(port, Some(Scheme::Http)).await?;
+        let serve = |stream: Stream, peer| {
+            let client = Client { peer, socket: Socket::of(&stream) };
+            connection::serve(Arc::clone(&config), stream, client, app.clone())
+        };
+        serve_all(listener, serve).await;
         Ok(())
     }
 
@@ -234,30 +246,46 @@ impl Http {
             }
         }
     }
+}
 
-    /// Accepts until the worker drains.
-    async fn accept_all<S, B>(&self, listener: &Listener, app: S, connections: &mut JoinSet<()>)
-    where
-        S: Service<Request<Incoming>, Response = Response<B>, Error: Into<BoxError>> + Clone + Send + 'static,
-        S::Future: Send,
-        B: Body<Data: Send, Error: Into<BoxError>> + Send + 'static,
-    {
-        let config = self.config();
-        // Not begun anew whenever a connection ends: the last look into the queue has to be long enough.
-        let mut accepting = pin!(listener.accept());
-        loop {
-            tokio::select! {
-                accepted = accepting.as_mut() => match accepted {
-                    Ok((stream, peer)) => {
-                        accepting.set(listener.accept());
-                        let client = Client { peer, socket: Socket::of(&stream) };
-                        let serving = connection::serve(Arc::clone(&config), stream, client, app.clone());
-                        connections.spawn(serving);
-                    }
-                    Err(_draining) => return,
-                },
-                Some(_) = connections.join_next() => {}
-            }
+/// Serves each connection by `serve`, until the worker has drained.
+async fn serve_all<F>(listener: Listener, serve: impl Fn(Stream, Address) -> F)
+where
+    F: Future<Output = ()> + Send + 'static,
+{
+    let process = Process::current();
+    let mut connections = JoinSet::new();
+    let served = async {
+        accept_all(&listener, serve, &mut connections).await;
+        drop(listener);
+        while connections.join_next().await.is_some() {}
+        // Those whose protocol was upgraded live on outside of their tasks.
+        process.streams().none_left().await;
+        process.carried().none_left().await;
+    };
+    tokio::select! {
+        () = served => {}
+        () = cut(process.phase()) => tracing::warn!("cut what was still open at the end of the grace period"),
+    }
+}
+
+/// Accepts until the worker drains.
+async fn accept_all<F>(listener: &Listener, serve: impl Fn(Stream, Address) -> F, connections: &mut JoinSet<()>)
+where
+    F: Future<Output = ()> + Send + 'static,
+{
+    // Not begun anew whenever a connection ends: the last look into the queue has to be long enough.
+    let mut accepting = pin!(listener.accept());
+    loop {
+        tokio::select! {
+            accepted = accepting.as_mut() => match accepted {
+                Ok((stream, peer)) => {
+                    accepting.set(listener.accept());
+                    connections.spawn(serve(stream, peer));
+                }
+                Err(_draining) => return,
+            },
+            Some(_) = connections.join_next() => {}
         }
     }
 }

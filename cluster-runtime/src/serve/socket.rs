@@ -12,27 +12,47 @@ use crate::os;
 ///
 /// The connection's own future has it, beside the stream, and the stream goes with that future or leaves it at its end.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct Socket(RawFd);
+pub(super) struct Socket {
+    number: RawFd,
+    /// TLS lies between, and holds bytes of its own.
+    #[cfg(feature = "rustls")]
+    is_under_tls: bool,
+}
 
 impl Socket {
     pub(super) fn of<IO: 'static>(stream: &IO) -> Option<Self> {
-        plain(stream).map(|socket| Self(socket.as_raw_fd()))
+        plain(stream).map(|socket| Self {
+            number: socket.as_raw_fd(),
+            #[cfg(feature = "rustls")]
+            is_under_tls: false,
+        })
+    }
+
+    /// The same for the socket under a TLS stream.
+    #[cfg(feature = "rustls")]
+    pub(super) fn under_tls<IO: 'static>(stream: &IO) -> Option<Self> {
+        Self::of(stream).map(|socket| Self { is_under_tls: true, ..socket })
     }
 
     /// How much was written that the client has not taken.
     pub(super) fn unsent(self) -> Option<u32> {
-        os::unsent(self.0).ok()
+        os::unsent(self.number).ok()
     }
 
     /// Whether the client has sent something that was not read, or has closed.
     pub(super) fn has_unread(self) -> bool {
-        recv(self.0, &mut [0], MsgFlags::MSG_PEEK | MsgFlags::MSG_DONTWAIT) != Err(Errno::EAGAIN)
+        // What TLS has taken from the socket cannot be seen.
+        #[cfg(feature = "rustls")]
+        if self.is_under_tls {
+            return true;
+        }
+        recv(self.number, &mut [0], MsgFlags::MSG_PEEK | MsgFlags::MSG_DONTWAIT) != Err(Errno::EAGAIN)
     }
 
     /// What was written and not taken is dropped with the connection.
     pub(super) fn reset_on_close(self) {
         // One that is gone already has nothing left.
-        _ = os::reset_on_close(self.0);
+        _ = os::reset_on_close(self.number);
     }
 }
 

@@ -17,7 +17,7 @@ use super::spread::{self, Share};
 use crate::boot::Identity;
 use crate::control::{Control, FromWorker, Granted, ToWorker};
 use crate::listen::reception::Reception;
-use crate::listen::{Endpoint, Options, PortKey, PortRequest, Tally, too_late};
+use crate::listen::{Endpoint, Options, PortKey, PortRequest, Scheme, Tally, too_late};
 use crate::os;
 use crate::ticket_keys::TicketKeys;
 
@@ -268,11 +268,27 @@ impl Process {
         _ = self.control.0.send(&what).await;
     }
 
+    /// Gets the keys of TLS session tickets, each of which is to seal tickets for so long. What is returned has new ones whenever there are
+    /// any; it may have none, where the primary has none or this worker drains and must not wait.
+    ///
+    /// Cancel safe.
+    #[cfg(feature = "rustls")]
+    pub(crate) async fn obtain_ticket_keys(&self, lifetime: Duration) -> watch::Receiver<Option<TicketKeys>> {
+        // From here on an answer is a change, to another question too.
+        let mut keys = self.ticket_keys.subscribe();
+        self.tell(FromWorker::TicketKeys { lifetime }).await;
+        tokio::select! {
+            _ = keys.changed() => {}
+            () = draining(self.phase()) => {}
+        }
+        keys
+    }
+
     /// Claims a port of the cluster for this worker and gets its socket from the primary.
     pub(crate) async fn obtain_port(
         self: &Arc<Self>,
         endpoint: Endpoint,
-        http: bool,
+        http: Option<Scheme>,
         options: Options,
     ) -> io::Result<(Claim, (OwnedFd, Granted))> {
         let failed = |source: io::Error| {
@@ -374,6 +390,14 @@ impl Process {
     fn ports(&self) -> MutexGuard<'_, Ports> {
         // Nothing that runs under this lock can leave it half done.
         self.ports.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Claim {
+    /// What tells the port from others, in words.
+    #[cfg(all(feature = "axum", feature = "rustls"))]
+    pub(crate) fn name(&self) -> String {
+        format!("{} {}", self.key.endpoint, self.key.ordinal)
     }
 }
 
