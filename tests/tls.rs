@@ -1,6 +1,6 @@
 //! TLS by `Port::tls`: whose sessions are resumed where, how a certificate is renewed, and what clients cannot do to it.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::io::{self, ErrorKind, Read as _, Write as _};
 use std::net::{SocketAddr, TcpStream};
@@ -79,7 +79,8 @@ fn stop(mut cluster: Cluster) {
 
 #[test]
 fn the_line_that_says_where_it_listens_says_how_to_try_it() {
-    let mut cluster = launch(&Identity::new()).start();
+    let identity = Identity::new();
+    let mut cluster = launch(&identity).start();
     let line = cluster.wait_for(" ready on ");
     assert!(line.contains("; try: curl --insecure https://127.0.0.1:"), "{line}");
     stop(cluster);
@@ -96,14 +97,15 @@ fn a_handler_knows_the_clients_address_and_its_tls() {
     let own = stream.sock.local_addr().unwrap();
     let greeting = Connection::over(stream).get("/").unwrap().body;
     assert!(greeting.starts_with(&format!("hello {own} from worker ")), "{greeting}");
-    assert!(greeting.contains("Some(\"http/1.1\") Some(\"localhost\") Some(TLSv1_3)"), "{greeting}");
+    assert!(greeting.contains("Some(\"http/1.1\") Some(\"localhost\") Some(TLSv1_3) certificates=0"), "{greeting}");
     assert_eq!(pin.certificate(), Some(identity.certificate()));
     stop(cluster);
 }
 
 #[test]
 fn a_client_and_the_server_agree_on_http_2_or_1_or_on_nothing() {
-    let mut cluster = launch(&Identity::new()).start();
+    let identity = Identity::new();
+    let mut cluster = launch(&identity).start();
     let address = cluster.wait_ready();
     let pin = Pin::default();
     for (offered, agreed) in
@@ -140,7 +142,8 @@ async fn http2(pin: &Pin, address: SocketAddr) -> String {
 
 #[test]
 fn a_session_of_one_worker_is_resumed_by_any_other_in_both_versions_of_tls() {
-    let mut cluster = launch(&Identity::new()).workers(3).start();
+    let identity = Identity::new();
+    let mut cluster = launch(&identity).workers(3).start();
     let address = cluster.wait_ready();
     for version in [&TLS12, &TLS13] {
         let mut moves = BTreeMap::new();
@@ -157,7 +160,8 @@ fn a_session_of_one_worker_is_resumed_by_any_other_in_both_versions_of_tls() {
 
 #[test]
 fn sessions_are_resumed_after_a_reload() {
-    let mut cluster = launch(&Identity::new()).start();
+    let identity = Identity::new();
+    let mut cluster = launch(&identity).start();
     let address = cluster.wait_ready();
     let old = newcomers(10, address);
     cluster.signal(Signal::SIGHUP);
@@ -194,7 +198,8 @@ fn sessions_are_resumed_after_the_primary_has_become_another_program() {
 /// The keys are rotated: a session is resumed after one rotation and refused after two.
 #[test]
 fn a_session_outlives_one_rotation_of_the_keys_and_not_two() {
-    let mut cluster = launch(&Identity::new()).env("LIFETIME_MS", "2000").start();
+    let identity = Identity::new();
+    let mut cluster = launch(&identity).env("LIFETIME_MS", "2000").start();
     let address = cluster.wait_ready();
     // Whether a moment was hit in which nothing else than one rotation lies between is the clock's to say, so it is tried until it was.
     cluster.wait_until("a rotation between two visits", |_| {
@@ -218,7 +223,8 @@ fn a_session_outlives_one_rotation_of_the_keys_and_not_two() {
 #[test]
 fn no_rotation_costs_a_client_its_session_that_comes_back_soon_enough() {
     let lifetime = Duration::from_secs(1);
-    let mut cluster = launch(&Identity::new()).workers(3).env("LIFETIME_MS", "1000").start();
+    let identity = Identity::new();
+    let mut cluster = launch(&identity).workers(3).env("LIFETIME_MS", "1000").start();
     let address = cluster.wait_ready();
     let mut old = newcomers(50, address);
     cluster.wait_until("two rotations", |_| {
@@ -239,7 +245,8 @@ fn a_session_is_not_resumed_in_another_scope() {
     let place = Scratch::new();
     let scope = place.path("scope");
     fs::write(&scope, "v1").unwrap();
-    let mut cluster = launch(&Identity::new()).env("SCOPE_FILE", scope.to_str().unwrap()).start();
+    let identity = Identity::new();
+    let mut cluster = launch(&identity).env("SCOPE_FILE", scope.to_str().unwrap()).start();
     let address = cluster.wait_ready();
     let old = newcomers(5, address);
     assert!(old.iter().all(|client| is_resumed(client, address)));
@@ -248,6 +255,32 @@ fn a_session_is_not_resumed_in_another_scope() {
     cluster.wait_for("reloaded: all workers");
     cluster.wait_for_workers(2);
     assert!(old.iter().all(|client| !is_resumed(client, address)));
+    stop(cluster);
+}
+
+#[test]
+fn with_a_config_of_the_users_own_clients_are_known_by_their_certificates_at_any_worker() {
+    let (identity, client) = (Identity::new(), Identity::new());
+    let mut cluster = launch(&identity).env("LET_IN", client.file().to_str().unwrap()).start();
+    let address = cluster.wait_ready();
+    let known = Client::known_as(&client);
+    let mut workers = BTreeSet::new();
+    let first = known.visit(address).unwrap();
+    assert!(!first.is_resumed && first.answer.contains("certificates=1"), "{first:?}");
+    cluster.wait_until("a visit to each worker", |_| {
+        let visit = known.visit(address).unwrap();
+        assert!(visit.is_resumed && visit.answer.contains("certificates=1"), "{visit:?}");
+        workers.insert(worker_of(&visit));
+        (workers.len() == 2).then_some(())
+    });
+    for stranger in [Client::new(&Pin::default()), Client::known_as(&Identity::new())] {
+        stranger.visit(address).unwrap_err();
+    }
+    // Those that are let in are asked, and nobody else is there to ask.
+    let mut connection = Connection::over(known.connect(address).unwrap());
+    cluster.wait_until("both strangers to be counted", |_| {
+        connection.get("/closed").unwrap().body.contains("tls_closed_refused 2\n").then_some(())
+    });
     stop(cluster);
 }
 
@@ -341,7 +374,8 @@ fn a_user_who_may_not_read_the_key_is_told_so() {
 #[test]
 fn what_does_not_shake_hands_is_refused_with_the_remedy() {
     for server in ["listen", "udp"] {
-        let mut cluster = launch(&Identity::new()).workers(1).env("SERVER", server).start();
+        let identity = Identity::new();
+        let mut cluster = launch(&identity).workers(1).env("SERVER", server).start();
         cluster.wait_for("make an acceptor by Tls::acceptor()");
         cluster.expect_exit(3);
     }
@@ -381,7 +415,8 @@ fn wait_closed(mut client: &TcpStream) -> io::Result<()> {
 
 #[test]
 fn who_does_not_shake_hands_in_time_is_closed_and_counted_and_not_logged() {
-    let mut cluster = launch(&Identity::new()).env("HANDSHAKE_MS", "1500").start();
+    let identity = Identity::new();
+    let mut cluster = launch(&identity).env("HANDSHAKE_MS", "1500").start();
     let address = cluster.wait_ready();
     let lines = cluster.log_text().lines().count();
     let clients = odd_clients().into_iter().cycle().take(60).map(|(what, bytes)| {
@@ -402,7 +437,8 @@ fn who_does_not_shake_hands_in_time_is_closed_and_counted_and_not_logged() {
 
 #[test]
 fn a_hello_that_comes_byte_by_byte_is_not_waited_for_longer() {
-    let mut cluster = launch(&Identity::new()).env("HANDSHAKE_MS", "1000").start();
+    let identity = Identity::new();
+    let mut cluster = launch(&identity).env("HANDSHAKE_MS", "1000").start();
     let address = cluster.wait_ready();
     let mut client = TcpStream::connect(address).unwrap();
     let hello = client_hello();
@@ -418,7 +454,8 @@ fn a_hello_that_comes_byte_by_byte_is_not_waited_for_longer() {
 
 #[test]
 fn plain_http_and_noise_are_closed_at_once_and_counted_and_not_logged() {
-    let mut cluster = launch(&Identity::new()).env("HANDSHAKE_MS", "600000").start();
+    let identity = Identity::new();
+    let mut cluster = launch(&identity).env("HANDSHAKE_MS", "600000").start();
     let address = cluster.wait_ready();
     let lines = cluster.log_text().lines().count();
     let odd = [
@@ -445,8 +482,8 @@ fn plain_http_and_noise_are_closed_at_once_and_counted_and_not_logged() {
 
 #[test]
 fn of_too_many_who_shake_hands_the_one_who_has_taken_longest_is_pushed_out() {
-    let mut cluster =
-        launch(&Identity::new()).workers(1).env("MOST_HANDSHAKES", "5").env("HANDSHAKE_MS", "600000").start();
+    let identity = Identity::new();
+    let mut cluster = launch(&identity).workers(1).env("MOST_HANDSHAKES", "5").env("HANDSHAKE_MS", "600000").start();
     let address = cluster.wait_ready();
     let connect = |_| TcpStream::connect(address).unwrap();
     let silent: Vec<_> = (0..8).map(connect).collect();
@@ -463,8 +500,35 @@ fn of_too_many_who_shake_hands_the_one_who_has_taken_longest_is_pushed_out() {
 }
 
 #[test]
+fn after_the_handshake_the_limits_of_http_hold() {
+    let identity = Identity::new();
+    let mut cluster = launch(&identity).env("LIMITS_MS", "1500").start();
+    let address = cluster.wait_ready();
+    let connect = || Connection::over(Client::new(&Pin::default()).connect(address).unwrap());
+    let (mut head, mut body, mut idle, mut deaf) = (connect(), connect(), connect(), connect());
+    deaf.send_get("/much").unwrap();
+    head.send("GET / HTTP/1.1\r\nhost: te").unwrap();
+    body.send("POST /length HTTP/1.1\r\nhost: test\r\ncontent-length: 100000\r\n\r\nso far").unwrap();
+    assert_eq!(idle.get("/").unwrap().status, 200);
+    // Each is told in HTTP, and the end in TLS.
+    assert!(head.rest().unwrap().starts_with("HTTP/1.1 408 "));
+    assert!(body.rest().unwrap().starts_with("HTTP/1.1 408 "));
+    assert_eq!(idle.rest().unwrap(), "");
+    for why in [
+        "http_closed_head_timeout",
+        "http_closed_body_timeout",
+        "http_closed_idle_timeout",
+        "http_closed_write_timeout",
+    ] {
+        expect_closed(&mut cluster, address, why, 1);
+    }
+    stop(cluster);
+}
+
+#[test]
 fn a_stop_finishes_what_runs_says_goodbye_in_tls_and_does_not_wait_for_a_handshake_that_hangs() {
-    let launch = launch(&Identity::new()).workers(1).env("HANDSHAKE_MS", "600000").env("CLUSTER_GRACE", "60s");
+    let identity = Identity::new();
+    let launch = launch(&identity).workers(1).env("HANDSHAKE_MS", "600000").env("CLUSTER_GRACE", "60s");
     let mut cluster = launch.start();
     let address = cluster.wait_ready();
     let _silent = TcpStream::connect(address).unwrap();
@@ -485,7 +549,8 @@ fn a_stop_finishes_what_runs_says_goodbye_in_tls_and_does_not_wait_for_a_handsha
 
 #[test]
 fn a_protocol_of_its_own_speaks_tls_with_the_same_sessions_and_the_same_limits() {
-    let launch = launch(&Identity::new()).env("SERVER", "echo").env("HANDSHAKE_MS", "1000");
+    let identity = Identity::new();
+    let launch = launch(&identity).env("SERVER", "echo").env("HANDSHAKE_MS", "1000");
     let mut cluster = launch.start();
     let address = cluster.wait_ready();
     let pin = Pin::default();
@@ -509,7 +574,8 @@ fn a_protocol_of_its_own_speaks_tls_with_the_same_sessions_and_the_same_limits()
 
 #[test]
 fn many_clients_at_once_all_come_through() {
-    let mut cluster = launch(&Identity::new()).start();
+    let identity = Identity::new();
+    let mut cluster = launch(&identity).start();
     let address = cluster.wait_ready();
     let pin = Arc::new(Pin::default());
     let visits = (0..4).map(|_| {

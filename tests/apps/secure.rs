@@ -1,12 +1,18 @@
 //! A fixture: a service behind TLS. `CERT` and `KEY` name its files, `ADDR` where it listens. The rest of the environment says what is
-//! other than usual: see `tls` and `main`.
+//! other than usual: see `work` and `tls`.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use axum::body::{Body, Bytes};
 use axum::extract::Path;
 use axum::routing::{get, post};
 use axum::{Extension, Router};
+use cluster::rustls::crypto::ring;
+use cluster::rustls::pki_types::pem::PemObject as _;
+use cluster::rustls::pki_types::{CertificateDer, PrivateKeyDer};
+use cluster::rustls::server::WebPkiClientVerifier;
+use cluster::rustls::{RootCertStore, ServerConfig};
 use cluster::{Address, Config, Http, HttpClosed, Port, Setup, Tls, TlsClosed, TlsInfo};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::time::sleep;
@@ -31,7 +37,11 @@ async fn work() -> cluster::Result {
 }
 
 fn tls() -> Tls {
-    let mut tls = Tls::from_pem(variable("CERT").unwrap(), variable("KEY").unwrap());
+    let (certificate, key) = (variable("CERT").unwrap(), variable("KEY").unwrap());
+    let mut tls = match variable("LET_IN") {
+        Some(path) => Tls::from(mutual(&certificate, &key, &path).unwrap()),
+        None => Tls::from_pem(certificate, key),
+    };
     if let Some(time) = time("HANDSHAKE_MS") {
         tls = tls.handshake_timeout(time);
     }
@@ -46,6 +56,17 @@ fn tls() -> Tls {
         tls = tls.session_scope(std::fs::read_to_string(path).unwrap());
     }
     tls
+}
+
+/// A server that lets the client in whose certificate is there.
+fn mutual(certificate: &str, key: &str, client: &str) -> Result<ServerConfig, Box<dyn std::error::Error>> {
+    let provider = Arc::new(ring::default_provider());
+    let mut roots = RootCertStore::empty();
+    roots.add(CertificateDer::from_pem_file(client)?)?;
+    let verifier = WebPkiClientVerifier::builder_with_provider(Arc::new(roots), Arc::clone(&provider)).build()?;
+    let config = ServerConfig::builder_with_provider(provider).with_safe_default_protocol_versions()?;
+    let (certificate, key) = (CertificateDer::from_pem_file(certificate)?, PrivateKeyDer::from_pem_file(key)?);
+    Ok(config.with_client_cert_verifier(verifier).with_single_cert(vec![certificate], key)?)
 }
 
 fn http() -> Http {
@@ -69,7 +90,11 @@ async fn hello(client: Address, Extension(tls): Extension<TlsInfo>) -> String {
     let (worker, process) = (cluster::worker().id(), std::process::id());
     let alpn = tls.alpn().map(String::from_utf8_lossy);
     let (name, version, is_resumed) = (tls.server_name(), tls.version(), tls.is_resumed());
-    format!("hello {client} from worker {worker} (pid {process}): {alpn:?} {name:?} {version:?} resumed={is_resumed}")
+    let shown = tls.peer_certificates().len();
+    format!(
+        "hello {client} from worker {worker} (pid {process}): {alpn:?} {name:?} {version:?} certificates={shown} \
+         resumed={is_resumed}"
+    )
 }
 
 async fn slow(Path(ms): Path<u64>) -> String {

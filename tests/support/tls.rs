@@ -9,7 +9,8 @@ use std::sync::{Arc, OnceLock};
 use base64::prelude::{BASE64_STANDARD, Engine as _};
 use tokio_rustls::rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
 use tokio_rustls::rustls::crypto::{CryptoProvider, ring, verify_tls12_signature, verify_tls13_signature};
-use tokio_rustls::rustls::pki_types::{CertificateDer, ServerName, UnixTime};
+use tokio_rustls::rustls::pki_types::pem::PemObject as _;
+use tokio_rustls::rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName, UnixTime};
 use tokio_rustls::rustls::time_provider::TimeProvider;
 use tokio_rustls::rustls::{
     ALL_VERSIONS, CertificateError, ClientConfig, ClientConnection, DigitallySignedStruct, Error, HandshakeKind,
@@ -134,6 +135,20 @@ impl Client {
         let mut config = config.with_no_client_auth();
         config.alpn_protocols = alpn.iter().map(|protocol| protocol.as_bytes().to_vec()).collect();
         Self(Arc::new(config))
+    }
+
+    /// Makes one that shows this certificate to a server that asks for one.
+    ///
+    /// # Panics
+    /// If the files are no certificate.
+    #[must_use]
+    pub fn known_as(identity: &Identity) -> Self {
+        let config = ClientConfig::builder_with_details(Arc::new(ring::default_provider()), Arc::new(Frozen));
+        let config = config.with_protocol_versions(ALL_VERSIONS).unwrap();
+        let config = config.dangerous().with_custom_certificate_verifier(Arc::new(Pin::default()));
+        let chain = vec![CertificateDer::from_pem_file(identity.file()).unwrap()];
+        let key = PrivateKeyDer::from_pem_file(identity.file()).unwrap();
+        Self(Arc::new(config.with_client_auth_cert(chain, key).unwrap()))
     }
 
     /// What it is made of, for other libraries.

@@ -55,7 +55,8 @@ use crate::worker::{Process, cut};
 /// ```
 ///
 /// # Errors
-/// Those of [`listen`](crate::listen()).
+/// Those of [`listen`](crate::listen()). On a port with TLS (`Port::tls`) also what is wrong with its certificate, with the file and the
+/// remedy.
 ///
 /// # Panics
 /// Outside a worker.
@@ -123,7 +124,7 @@ impl Http {
     /// [`shutdown`](crate::CurrentWorker::shutdown).
     ///
     /// # Errors
-    /// Those of [`listen`](crate::listen()).
+    /// Those of [`serve`].
     ///
     /// # Panics
     /// Outside a worker.
