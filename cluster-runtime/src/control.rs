@@ -20,6 +20,7 @@ use tokio::io::unix::AsyncFd;
 use crate::ipc::{Fingerprint, codec};
 use crate::listen::{Address, PortId, PortRequest, Refusal};
 use crate::reserve::Reserve;
+use crate::ticket_keys::TicketKeys;
 use crate::{WorkerId, os};
 
 /// Raised whenever the vocabulary below changes.
@@ -44,6 +45,9 @@ pub(crate) enum FromWorker {
     Drained(PortId),
     /// It wants a lane to this worker, which leads that slot as far as it knows; answered by [`ToWorker::Peer`].
     Peer { slot: usize, worker: WorkerId },
+    /// It serves TLS, and wants the keys of session tickets, each of which is to seal tickets for so long; answered by
+    /// [`ToWorker::TicketKeys`].
+    TicketKeys { lifetime: Duration },
 }
 
 /// What the primary says.
@@ -73,6 +77,8 @@ pub(crate) enum ToWorker {
     Peer { slot: usize, worker: WorkerId },
     /// The worker `from`, of that slot, has opened a lane to this one; its other end comes along.
     Visitor { from: WorkerId, slot: usize },
+    /// The keys of TLS session tickets, to a worker that has asked for them, and again whenever they change; `None` if there are none.
+    TicketKeys(Option<TicketKeys>),
 }
 
 /// A message type as both sides must agree on it.
@@ -318,7 +324,8 @@ mod tests {
         use super::*;
         use crate::fuzz::{Bait, Random, fuzz};
         use crate::ipc::NoMessages;
-        use crate::listen::{Endpoint, Options, PortKey};
+        use crate::listen::{Endpoint, Options, PortKey, Scheme};
+        use crate::ticket_keys::TicketKey;
 
         /// Any packet, read as either side does: something that can be said again, or an error; and no descriptor is kept.
         #[test]
@@ -366,9 +373,11 @@ mod tests {
             let schema = Schema::of::<NoMessages>;
             let address = || Address::Tcp("[::1]:3000".parse().unwrap());
             let key = PortKey { endpoint: Endpoint::Tcp("127.0.0.1:0".parse().unwrap()), ordinal: 7 };
-            let port = PortRequest { key, http: true, options: Options::default() };
+            let port = PortRequest { key, http: Some(Scheme::Https), options: Options::default() };
             let granted = Granted { port: PortId(slot), address: address(), by_primary: random.once_in(2) };
-            let packet = match random.below(16) {
+            let key = TicketKey([number as u8; 32]);
+            let keys = TicketKeys { current: key, next: key, previous: key };
+            let packet = match random.below(18) {
                 0 => encode(&FromWorker::Hello { up: schema(), down: schema() }, 0),
                 1 => encode(&FromWorker::Listen { request: number, port }, 0),
                 2 => encode(&FromWorker::Ready, 0),
@@ -384,6 +393,8 @@ mod tests {
                 12 => encode(&ToWorker::Visitor { from: worker, slot }, 0),
                 13 => encode(&ToWorker::Mailbox, 1),
                 14 => encode(&ToWorker::Closed(PortId(slot)), 0),
+                15 => encode(&FromWorker::TicketKeys { lifetime: time }, 0),
+                16 => encode(&ToWorker::TicketKeys(Some(keys)), 0),
                 _ => encode(&FromWorker::Leaving, 0),
             };
             packet.unwrap()

@@ -201,6 +201,23 @@ pub(crate) fn tell_pid(command: &mut Command, pipe: OwnedFd) {
     unsafe { command.pre_exec(tell) };
 }
 
+/// How many bytes were written to a socket that its peer has not taken: for TCP those that it has not acknowledged.
+#[cfg(feature = "axum")]
+pub(crate) fn unsent(socket: RawFd) -> io::Result<u32> {
+    let mut bytes: libc::c_int = 0;
+    // SAFETY: the kernel writes one integer, to a live place of that size; a number that is no socket makes it fail cleanly.
+    Errno::result(unsafe { libc::ioctl(socket, libc::TIOCOUTQ, &raw mut bytes) })?;
+    Ok(bytes.unsigned_abs())
+}
+
+/// Has the kernel drop what the peer has not taken, and reset the connection, when the socket is closed.
+#[cfg(feature = "axum")]
+pub(crate) fn reset_on_close(socket: RawFd) -> io::Result<()> {
+    // SAFETY: the borrow lives for one call only, and a number that is no socket makes it fail cleanly.
+    let socket = unsafe { BorrowedFd::borrow_raw(socket) };
+    socket2::SockRef::from(&socket).set_linger(Some(Duration::ZERO))
+}
+
 /// Lets the child of `command` inherit `fds` and start with `blocked` signals held back.
 ///
 /// The flags are changed in the child between fork and exec: changed in the parent they would leak into whatever another
@@ -612,6 +629,22 @@ pub(crate) const MOST_STATE: usize = 1 << 30;
 pub(crate) fn cell(place: &AtomicPtr<AtomicU64>) -> Option<&'static AtomicU64> {
     // SAFETY: it is null, or was made from a reference into the mapping of a sheet, which is never undone, or into a static.
     unsafe { place.load(Ordering::Acquire).as_ref() }
+}
+
+/// Fills `bytes` with what nobody can guess; waits only while the machine has just started and has nothing of the kind.
+pub(crate) fn random(bytes: &mut [u8]) -> io::Result<()> {
+    let mut filled = 0;
+    while filled < bytes.len() {
+        let rest = &mut bytes[filled..];
+        // SAFETY: the kernel writes at most as many bytes as the slice has, which is live and ours alone.
+        let count = unsafe { libc::getrandom(rest.as_mut_ptr().cast(), rest.len(), 0) };
+        match Errno::result(count) {
+            Ok(count) => filled += usize::try_from(count).map_err(io::Error::other)?,
+            Err(Errno::EINTR) => {}
+            Err(error) => return Err(error.into()),
+        }
+    }
+    Ok(())
 }
 
 /// Keeps state for the program that this process is about to become: in memory, and nobody can change it any more.

@@ -1,6 +1,6 @@
 //! Clients that ask one thing after another until they are stopped or nobody listens any more.
 
-use std::io;
+use std::io::{self, Read, Write};
 use std::net::SocketAddr;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
@@ -38,9 +38,19 @@ impl Load {
     /// Starts clients that make a connection for each request.
     #[must_use]
     pub fn start(address: SocketAddr, clients: usize, path: &'static str) -> Self {
+        Self::start_over(clients, path, move || Connection::open(address))
+    }
+
+    /// [`start`](Self::start) over connections of another kind.
+    #[must_use]
+    pub fn start_over<S: Read + Write>(
+        clients: usize,
+        path: &'static str,
+        connect: impl Fn() -> io::Result<Connection<S>> + Clone + Send + 'static,
+    ) -> Self {
         Self::start_with(clients, move |shared| {
             while !shared.stop.load(Ordering::Relaxed) {
-                let Some(mut connection) = shared.connect(address) else { continue };
+                let Some(mut connection) = shared.connect(&connect) else { continue };
                 let request = format!("GET {path} HTTP/1.1\r\nhost: test\r\nconnection: close\r\n\r\n");
                 shared.count(connection.send(&request).and_then(|()| connection.answer()));
             }
@@ -50,10 +60,20 @@ impl Load {
     /// Starts clients that keep their connections as long as the server does.
     #[must_use]
     pub fn start_keep_alive(address: SocketAddr, clients: usize, path: &'static str) -> Self {
+        Self::start_keep_alive_over(clients, path, move || Connection::open(address))
+    }
+
+    /// [`start_keep_alive`](Self::start_keep_alive) over connections of another kind.
+    #[must_use]
+    pub fn start_keep_alive_over<S: Read + Write>(
+        clients: usize,
+        path: &'static str,
+        connect: impl Fn() -> io::Result<Connection<S>> + Clone + Send + 'static,
+    ) -> Self {
         Self::start_with(clients, move |shared| {
             let mut kept = None;
             while !shared.stop.load(Ordering::Relaxed) {
-                let Some(mut connection) = kept.take().or_else(|| shared.connect(address)) else { continue };
+                let Some(mut connection) = kept.take().or_else(|| shared.connect(&connect)) else { continue };
                 let answer = connection.get(path);
                 if answer.as_ref().is_ok_and(|answer| !answer.has_header("connection: close")) {
                     kept = Some(connection);
@@ -98,8 +118,8 @@ impl Load {
 }
 
 impl Shared {
-    fn connect(&self, address: SocketAddr) -> Option<Connection> {
-        match Connection::open(address) {
+    fn connect<S: Read + Write>(&self, connect: impl Fn() -> io::Result<Connection<S>>) -> Option<Connection<S>> {
+        match connect() {
             Ok(connection) => Some(connection),
             Err(error) => {
                 // Nobody listens: this client is done.

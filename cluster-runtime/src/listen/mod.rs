@@ -33,7 +33,7 @@ use tokio::io::unix::AsyncFd;
 
 pub use address::Address;
 pub use place::{Dispatch, Load, Loads, Placement, Readiness, Sticky};
-pub(crate) use port::{Endpoint, Inherited, Options, PortId, PortKey, PortRequest, Refusal, Transport};
+pub(crate) use port::{Endpoint, Inherited, Options, PortId, PortKey, PortRequest, Refusal, Scheme, Transport};
 pub use port::{Port, ToAddress};
 pub use stream::Stream;
 pub(crate) use stream::{Counted, Tally};
@@ -89,7 +89,7 @@ use reception::{Arrival, Desk};
 /// # Cancel safety
 /// Dropping the future leaves nothing open in this worker.
 pub async fn listen(address: impl ToAddress) -> io::Result<Listener> {
-    Listener::open(address.port(), false).await
+    Listener::open(address.port().expect_plain()?, None).await
 }
 
 /// One worker's share of a port; made by [`listen`].
@@ -105,7 +105,8 @@ pub struct Listener {
     max_connections: usize,
     process: Arc<Process>,
     /// The worker cannot ask for the same port again while this lives.
-    _claim: Claim,
+    #[cfg_attr(not(all(feature = "axum", feature = "rustls")), expect(dead_code, reason = "it is held"))]
+    claim: Claim,
     /// Held until the queue needs no more looking after.
     accepting: Mutex<Option<Counted>>,
     newcomers_refused: Once,
@@ -114,10 +115,10 @@ pub struct Listener {
 }
 
 impl Listener {
-    pub(crate) async fn open(port: Port, http: bool) -> io::Result<Self> {
+    pub(crate) async fn open(port: Port, http: Option<Scheme>) -> io::Result<Self> {
         let process = Process::current();
         let mut options = port.options;
-        options.nodelay = options.nodelay.or(http.then_some(true));
+        options.nodelay = options.nodelay.or(http.map(|_| true));
         let mut failure = None;
         for endpoint in port.place.resolve(Transport::Stream).await? {
             let (claim, granted) = match process.obtain_port(endpoint, http, options.clone()).await {
@@ -136,7 +137,7 @@ impl Listener {
                 desk: process.reception().open_desk(id),
                 max_connections: port.max_connections.unwrap_or(usize::MAX),
                 process: Arc::clone(process),
-                _claim: claim,
+                claim,
                 accepting: Mutex::new(Some(Tally::count(process.listeners()))),
                 newcomers_refused: Once::new(),
                 is_short: AtomicBool::new(false),
@@ -153,6 +154,12 @@ impl Listener {
     /// None today; the signature is that of other listeners.
     pub fn local_addr(&self) -> io::Result<Address> {
         Ok(self.address.clone())
+    }
+
+    /// The port's name for all workers, the same in each, also after a reload.
+    #[cfg(all(feature = "axum", feature = "rustls"))]
+    pub(crate) fn name(&self) -> String {
+        self.claim.name()
     }
 
     /// The next connection and the address of its client.

@@ -28,7 +28,7 @@ use super::inherited::{InheritedSockets, InheritedState};
 use super::place::Dispatch;
 use super::steer::{self, Steering};
 use super::unix::{self, FileGuard};
-use super::{Address, Endpoint, Options, PortId, PortKey, PortRequest, Transport};
+use super::{Address, Endpoint, Options, PortId, PortKey, PortRequest, Scheme, Transport};
 use crate::board::MOST_PORTS;
 use crate::control::Granted;
 use crate::os;
@@ -53,7 +53,7 @@ struct Port {
     key: PortKey,
     /// With the real port number.
     address: Address,
-    http: bool,
+    http: Option<Scheme>,
     /// As they hold now: what is bound later gets them too.
     options: Options,
     /// What each shard is like, as long as nothing but the registry changes it.
@@ -89,7 +89,7 @@ pub(crate) struct RegistryState {
 struct PortState {
     key: PortKey,
     address: Address,
-    http: bool,
+    http: Option<Scheme>,
     options: Options,
     sockets: SocketsState,
 }
@@ -280,7 +280,7 @@ impl Registry {
     }
 
     /// The real addresses, each with whether HTTP is spoken there.
-    pub(crate) fn addresses(&self) -> Vec<(Address, bool)> {
+    pub(crate) fn addresses(&self) -> Vec<(Address, Option<Scheme>)> {
         let mut all: Vec<_> = self.ports.iter().flatten().map(|port| (port.address.clone(), port.http)).collect();
         all.sort_unstable();
         all
@@ -682,7 +682,7 @@ mod tests {
     }
 
     fn on(endpoint: Endpoint, ordinal: u32) -> PortRequest {
-        PortRequest { key: PortKey { endpoint, ordinal }, http: false, options: Options::default() }
+        PortRequest { key: PortKey { endpoint, ordinal }, http: None, options: Options::default() }
     }
 
     fn any(ordinal: u32) -> PortRequest {

@@ -50,11 +50,11 @@ use crate::worker::{Claim, Process};
 /// # Cancel safety
 /// Dropping the future leaves nothing open in this worker.
 pub async fn udp(address: impl ToAddress) -> io::Result<UdpSocket> {
-    let port = address.port();
+    let port = address.port().expect_plain()?;
     let process = Process::current();
     let mut failure = None;
     for endpoint in port.place.resolve(Transport::Datagram).await? {
-        match process.obtain_port(endpoint, false, port.options.clone()).await {
+        match process.obtain_port(endpoint, None, port.options.clone()).await {
             Ok((claim, (fd, granted))) => {
                 // Only from connections the primary accepts for all.
                 let fd = fd.ok_or_else(too_late)?;

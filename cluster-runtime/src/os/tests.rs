@@ -77,3 +77,11 @@ fn what_is_kept_on_exec_is_closed_on_exec_again_once_it_is_adopted() {
     let fd = adopt_inherited(std::os::fd::IntoRawFd::into_raw_fd(fd)).unwrap();
     assert!(is_closed(fd.as_fd()));
 }
+
+#[test]
+fn random_bytes_differ_and_fill_their_place() {
+    let (mut one, mut other) = ([0; 1000], [0; 1000]);
+    random(&mut one).unwrap();
+    random(&mut other).unwrap();
+    assert!(one != other && one[968..] != [0; 32] && other[968..] != [0; 32]);
+}

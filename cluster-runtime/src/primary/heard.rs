@@ -39,6 +39,7 @@ impl Shell {
                 None
             }
             (MemberLane::HandedOver, FromWorker::Peer { slot, worker: other }) => self.introduce(worker, slot, other),
+            (MemberLane::HandedOver, FromWorker::TicketKeys { lifetime }) => self.give_ticket_keys(worker, lifetime),
         }
     }
 

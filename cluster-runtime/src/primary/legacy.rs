@@ -17,6 +17,7 @@ use serde::{Deserialize, Serialize};
 
 use super::ports::{Ports, PortsState};
 use super::signals::Request;
+use super::tickets::Tickets;
 use crate::board::{self, Sheet};
 use crate::boot::{self, Succession, Trial};
 use crate::config::Settings;
@@ -29,7 +30,7 @@ use crate::supervisor::Memory;
 use crate::{Exit, WorkerId, os};
 
 /// Raised whenever [`Legacy`] changes, or anything in it.
-const LAYOUT: u32 = 4;
+const LAYOUT: u32 = 5;
 /// What the block begins with: the layout, and the codec by which the rest is written.
 const HEAD: u32 = LAYOUT | (codec::MARK as u32) << CODEC;
 /// Where the codec's mark stands.
@@ -59,6 +60,7 @@ pub(super) struct Legacy {
     pub(super) carried: Option<Bytes>,
     /// What was asked for when it was too late to act on it.
     pub(super) late: Vec<Request>,
+    pub(super) tickets: Tickets,
     /// When the program before has put everything down, on the board's clock: nobody has supervised since.
     left_at: u64,
     /// The program that runs, to go back to.
@@ -114,6 +116,7 @@ impl Legacy {
         images: Vec<(u64, RawFd)>,
         carried: Option<Bytes>,
         late: Vec<Request>,
+        tickets: Tickets,
         origin: RawFd,
     ) -> Self {
         Self {
@@ -131,6 +134,7 @@ impl Legacy {
             images,
             carried,
             late,
+            tickets,
             left_at: board::now(),
             origin,
         }
@@ -414,6 +418,7 @@ mod tests {
                 vec![(1, 12)],
                 random.once_in(2).then(|| Bytes::from_static(b"what the user carries over")),
                 Vec::new(),
+                Tickets::default(),
                 13,
             )
         }

@@ -6,6 +6,7 @@
 //! - `ports`, `tend`, `empty`: the sockets and mailboxes of all, and what waits in those of a worker that is missing or stuck.
 //! - `damage`: what is done when a worker has changed what it shares with others.
 //! - `peers`: who leads a slot, and the lanes between workers.
+//! - `tickets`: the keys of TLS session tickets.
 //! - `order`, `program`: what the primary function orders, and the program that a reload finds on disk.
 //! - `upgrade`, `legacy`: how this process becomes another program, and what goes on there.
 //! - `care`: who is stuck, and who has had its share.
@@ -37,6 +38,7 @@ mod signals;
 mod spawn;
 mod strangers;
 mod tend;
+mod tickets;
 mod told;
 mod upgrade;
 mod watch;
@@ -83,6 +85,7 @@ use service::Service;
 use shared::Leave;
 use signals::{Request, Signals};
 use spawn::{Child, Image, Spawned};
+use tickets::Tickets;
 use upgrade::Upgrade;
 use workplace::Workplace;
 
@@ -131,6 +134,7 @@ struct Shell {
     images: BTreeMap<u64, Image>,
     workplace: Workplace,
     care: Care,
+    tickets: Tickets,
     reloads: Reloads,
     /// Those who wait for a worker of their own, and for which slot, once it is known.
     forks: Vec<(Option<usize>, Answer<WorkerId, OrderError>)>,
@@ -212,6 +216,7 @@ impl Shell {
         self.publish();
         while outcome.is_none() {
             self.service.tend_watchdog();
+            self.rotate_ticket_keys();
             self.begin_upgrade();
             if self.is_to_leave() {
                 outcome = self.leave(&mut signals, stop, &mut inbox).await;
@@ -238,6 +243,7 @@ impl Shell {
                 }
                 // Tended above, in any turn.
                 () = self.service.is_due() => None,
+                () = sleep_until_some(self.next_rotation()) => None,
                 () = sleep_until_some(self.upgrade_deadline()) => None,
                 () = sleep_until_some(deadline) => {
                     // The tasks that watch the workers have something to say perhaps and have not had their turn.
@@ -545,6 +551,7 @@ impl Shell {
     fn reaped(&mut self, identity: Identity, exit: Exit, next: Next) {
         let member = self.fleet.remove(&identity.worker);
         self.forget_peer(identity.worker);
+        self.tickets.forget(identity.worker);
         self.tell_exit(identity, member.as_ref().map(|member| member.pid), exit, next);
         self.unsent.push(Notice::Exited(identity.worker, exit));
         let is_followed = match next {

@@ -38,7 +38,7 @@ use crate::listen::inherited::InheritedSockets;
 use crate::listen::mailbox::{self, Mailboxes};
 use crate::listen::place::{Dispatch, Readiness};
 use crate::listen::registry::{Registry, RegistryState};
-use crate::listen::{Address, PortId, PortKey, PortRequest, drop_syn};
+use crate::listen::{Address, PortId, PortKey, PortRequest, Scheme, drop_syn};
 use crate::{metrics, os};
 
 /// How often the primary looks after the workers while one of them is stuck or may soon be.
@@ -274,7 +274,7 @@ impl Ports {
         self.registry.position(key).is_some()
     }
 
-    pub(super) fn addresses(&self) -> Vec<(Address, bool)> {
+    pub(super) fn addresses(&self) -> Vec<(Address, Option<Scheme>)> {
         self.registry.addresses()
     }
 

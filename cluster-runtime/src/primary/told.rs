@@ -10,7 +10,7 @@ use tracing::Level;
 use super::{Shell, Stop, WorkerInfo};
 use crate::boot::Identity;
 use crate::error::exit_code;
-use crate::listen::Address;
+use crate::listen::{Address, Scheme};
 use crate::supervisor::{Next, Outcome, ShutdownCause, State, StopCause};
 use crate::{Exit, ExitReason, ExitStatus};
 
@@ -23,12 +23,13 @@ impl Shell {
         let addresses = self.ports.addresses();
         let list: Vec<_> = addresses.iter().map(|(address, _)| address.to_string()).collect();
         let place = if list.is_empty() { String::new() } else { format!(" on {}", list.join(", ")) };
-        let hint = match addresses.iter().find(|(_, http)| *http) {
-            Some((Address::Unix(path), _)) => {
-                format!("; try: curl --unix-socket {} http://localhost/", path.display())
+        let web = addresses.iter().find_map(|(address, scheme)| Some((address, curl((*scheme)?))));
+        let hint = match web {
+            Some((Address::Unix(path), (options, scheme))) => {
+                format!("; try: curl{options} --unix-socket {} {scheme}://localhost/", path.display())
             }
-            Some((address, _)) => match address.socket() {
-                Some(address) => format!("; try: curl http://{}/", reachable(address)),
+            Some((address, (options, scheme))) => match address.socket() {
+                Some(address) => format!("; try: curl{options} {scheme}://{}/", reachable(address)),
                 None => String::new(),
             },
             None => String::new(),
@@ -131,6 +132,14 @@ impl Shell {
 /// Whether a worker ended by itself as if all were done. Where it is restarted, it was meant to go on.
 fn is_unasked_success(exit: Exit) -> bool {
     exit.status == ExitStatus::Code(0) && exit.reason != ExitReason::Asked
+}
+
+/// The options that curl takes, and how the URL begins. No certificate is for an address of this machine.
+const fn curl(scheme: Scheme) -> (&'static str, &'static str) {
+    match scheme {
+        Scheme::Http => ("", "http"),
+        Scheme::Https => (" --insecure", "https"),
+    }
 }
 
 /// An address that a client on this machine can use.

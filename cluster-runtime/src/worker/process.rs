@@ -19,7 +19,8 @@ use super::spread::{self, Share};
 use crate::boot::Identity;
 use crate::control::{Control, FromWorker, Granted, ToWorker};
 use crate::listen::reception::Reception;
-use crate::listen::{Endpoint, Options, PortId, PortKey, PortRequest, Tally, too_late};
+use crate::listen::{Endpoint, Options, PortId, PortKey, PortRequest, Scheme, Tally, too_late};
+use crate::ticket_keys::TicketKeys;
 use crate::{os, report};
 
 /// Where the worker stands in its life, as far as its own code must know.
@@ -72,10 +73,14 @@ pub(crate) struct Process {
     requests: AtomicU64,
     reception: Reception,
     streams: Arc<Tally>,
+    /// Connections that are served here and came by another way than a listener.
+    carried: Arc<Tally>,
     listeners: Arc<Tally>,
     introductions: mpsc::UnboundedSender<Introduction>,
     /// The ports on which nothing more comes, of those from which the primary accepts.
     closed: watch::Sender<Closed>,
+    /// The keys of TLS session tickets, once the primary has answered.
+    ticket_keys: watch::Sender<Option<TicketKeys>>,
 }
 
 /// On which of the ports from which the primary accepts nothing more comes.
@@ -189,9 +194,11 @@ impl Process {
             requests: AtomicU64::new(0),
             reception: reception(Arc::clone(&streams))?,
             streams,
+            carried: Arc::default(),
             listeners: Arc::default(),
             introductions,
             closed: watch::Sender::new(Closed::Ports(BTreeSet::new())),
+            ticket_keys: watch::Sender::new(None),
         })
     }
 
@@ -221,6 +228,10 @@ impl Process {
 
     pub(crate) fn streams(&self) -> &Arc<Tally> {
         &self.streams
+    }
+
+    pub(crate) fn carried(&self) -> &Arc<Tally> {
+        &self.carried
     }
 
     pub(crate) fn listeners(&self) -> &Arc<Tally> {
@@ -284,11 +295,27 @@ impl Process {
         _ = self.control.0.send(&what).await;
     }
 
+    /// Gets the keys of TLS session tickets, each of which is to seal tickets for so long. What is returned has new ones whenever there are
+    /// any; it may have none, where the primary has none or this worker drains and must not wait.
+    ///
+    /// Cancel safe.
+    #[cfg(feature = "rustls")]
+    pub(crate) async fn obtain_ticket_keys(&self, lifetime: Duration) -> watch::Receiver<Option<TicketKeys>> {
+        // From here on an answer is a change, to another question too.
+        let mut keys = self.ticket_keys.subscribe();
+        self.tell(FromWorker::TicketKeys { lifetime }).await;
+        tokio::select! {
+            _ = keys.changed() => {}
+            () = draining(self.phase()) => {}
+        }
+        keys
+    }
+
     /// Claims a port of the cluster for this worker and gets its socket from the primary.
     pub(crate) async fn obtain_port(
         self: &Arc<Self>,
         endpoint: Endpoint,
-        http: bool,
+        http: Option<Scheme>,
         options: Options,
     ) -> io::Result<(Claim, (Option<OwnedFd>, Granted))> {
         let failed = |source: io::Error| {
@@ -386,6 +413,7 @@ impl Process {
                     self.introduce(Introduction::Visitor { from, slot, socket });
                 }
             }
+            ToWorker::TicketKeys(keys) => _ = self.ticket_keys.send_replace(keys),
             // They belong to the handshake.
             ToWorker::Welcome { .. } | ToWorker::Refused => {}
         }
@@ -399,6 +427,14 @@ impl Process {
     fn ports(&self) -> MutexGuard<'_, Ports> {
         // Nothing that runs under this lock can leave it half done.
         self.ports.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Claim {
+    /// What tells the port from others, in words.
+    #[cfg(all(feature = "axum", feature = "rustls"))]
+    pub(crate) fn name(&self) -> String {
+        format!("{} {}", self.key.endpoint, self.key.ordinal)
     }
 }
 

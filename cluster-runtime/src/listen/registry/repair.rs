@@ -155,7 +155,7 @@ mod tests {
         let mut registry = Registry::new(slots, dispatch, InheritedSockets::default(), 1024);
         let request = PortRequest {
             key: PortKey { endpoint, ordinal: 0 },
-            http: false,
+            http: None,
             options: Options { nodelay: Some(true), ..Options::default() },
         };
         let (granted, _) = registry.listen(0, &request).unwrap();
@@ -188,7 +188,7 @@ mod tests {
                 fast_open: Some(5),
                 ..Options::default()
             };
-            let request = PortRequest { key: PortKey { endpoint: endpoint.clone(), ordinal: 0 }, http: false, options };
+            let request = PortRequest { key: PortKey { endpoint: endpoint.clone(), ordinal: 0 }, http: None, options };
             registry.listen(1, &request).unwrap();
             for slot in 0..3 {
                 let fault = registry.examine(port, slot);

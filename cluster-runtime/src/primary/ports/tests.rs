@@ -21,7 +21,7 @@ fn ports(slots: usize, dispatch: Dispatch) -> Ports {
 }
 
 fn on(endpoint: Endpoint) -> PortRequest {
-    PortRequest { key: PortKey { endpoint, ordinal: 0 }, http: false, options: Options::default() }
+    PortRequest { key: PortKey { endpoint, ordinal: 0 }, http: None, options: Options::default() }
 }
 
 fn any() -> PortRequest {
