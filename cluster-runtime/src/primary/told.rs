@@ -12,7 +12,7 @@ use crate::boot::Identity;
 use crate::error::exit_code;
 use crate::listen::{Address, Scheme};
 use crate::supervisor::{Next, Outcome, ShutdownCause, State, StopCause};
-use crate::{Exit, ExitReason, ExitStatus};
+use crate::{Exit, ExitReason};
 
 impl Shell {
     pub(super) fn tell_all_ready(&mut self) {
@@ -72,7 +72,9 @@ impl Shell {
         let level = if exit.reason == ExitReason::Asked { Level::INFO } else { Level::WARN };
         let text = match next {
             Next::Restart { after } => {
-                let why = if is_unasked_success(exit) { ", although nothing had asked it to end" } else { "" };
+                // Where it is restarted, it was meant to go on.
+                let is_early = exit.reason == ExitReason::Finished;
+                let why = if is_early { ", although nothing had asked it to end" } else { "" };
                 let when = if after.is_zero() { "at once".to_owned() } else { format!("in {after:?}") };
                 format!("{exit}{why}; restarted {when}")
             }
@@ -127,11 +129,6 @@ impl Shell {
         self.reporter.cluster(level, text);
         code
     }
-}
-
-/// Whether a worker ended by itself as if all were done. Where it is restarted, it was meant to go on.
-fn is_unasked_success(exit: Exit) -> bool {
-    exit.status == ExitStatus::Code(0) && exit.reason != ExitReason::Asked
 }
 
 /// The options that curl takes, and how the URL begins. No certificate is for an address of this machine.
