@@ -118,6 +118,10 @@ fn a_program_that_hangs_or_is_none_abandons_reload_and_upgrade_and_what_served_s
         assert!(line.contains(why), "{line}");
         who::find(address, |who| who.pid == before.pid);
     };
+    fs::remove_file(release.program()).unwrap();
+    mkfifo(&release.program(), Mode::from_bits_truncate(0o777)).unwrap();
+    expect_abandoned(&mut cluster, "it is no regular file");
+    release.deploy(SETUP);
     if let Some(hung) = Hung::over(release.program().parent().unwrap()) {
         cluster.signal(Signal::SIGHUP);
         cluster.wait_for("did not answer within 2s");
@@ -125,12 +129,11 @@ fn a_program_that_hangs_or_is_none_abandons_reload_and_upgrade_and_what_served_s
         expect_abandoned(&mut cluster, "has not answered an earlier attempt yet");
         drop(hung);
     }
-    fs::remove_file(release.program()).unwrap();
-    mkfifo(&release.program(), Mode::from_bits_truncate(0o777)).unwrap();
-    expect_abandoned(&mut cluster, "it is no regular file");
-    release.deploy(SETUP);
-    cluster.signal(Signal::SIGHUP);
-    cluster.wait_for("reloaded: ");
+    // Those who wait there are let go in their own time.
+    cluster.wait_until("a reload that comes about", |cluster| {
+        cluster.signal(Signal::SIGHUP);
+        cluster.log_text().contains("reloaded: ").then_some(())
+    });
     stop(cluster);
 }
 

@@ -97,8 +97,11 @@ impl Aside {
             let outcome = work();
             let mut late = self.late();
             // Under the lock, so that whoever loses patience either finds it or has us known as late.
-            _ = sender.send(outcome);
+            let unwanted = sender.send(outcome);
             late.retain(|late| late.number != number);
+            drop(late);
+            // What nobody waits for may itself have work to do aside when it is dropped.
+            drop(unwanted);
         };
         thread::Builder::new().name("cluster-path".into()).stack_size(STACK).spawn(go)?;
         Ok(Errand { of: self, number, path: path.into(), answer })
@@ -177,6 +180,26 @@ mod tests {
             thread::yield_now();
         }
         ASIDE.run(Path::new("/hangs"), || Ok(())).unwrap();
+    }
+
+    #[test]
+    fn what_comes_too_late_may_itself_ask_when_it_is_dropped() {
+        static ASIDE: Aside = Aside::new();
+        struct Asks(std::sync::mpsc::Sender<()>);
+        impl Drop for Asks {
+            fn drop(&mut self) {
+                ASIDE.run(Path::new("/of-the-late"), || Ok(())).unwrap();
+                self.0.send(()).unwrap();
+            }
+        }
+        let ((go, hold), (done, dropped)) = (channel::<()>(), channel());
+        let work = move || {
+            _ = hold.recv();
+            Ok(Asks(done))
+        };
+        assert!(ASIDE.begin(Path::new("/hangs"), work).unwrap().wait(Duration::from_millis(1)).is_err());
+        drop(go);
+        dropped.recv_timeout(Duration::from_secs(60)).expect("it is not locked out");
     }
 
     #[test]
