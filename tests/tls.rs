@@ -295,21 +295,23 @@ fn a_renewed_certificate_is_served_after_a_reload_and_no_request_fails() {
         Client::new(&pin).visit(address).unwrap();
         pin.certificate().unwrap().to_vec()
     };
-    assert_eq!(served(address), first);
+    assert!(served(address) == first);
     let connect = move || Ok(Connection::over(Client::new(&Pin::default()).connect(address)?));
     let loads = [Load::start_over(2, "/", connect), Load::start_keep_alive_over(2, "/", connect)];
     let mut kept = connect().unwrap();
     kept.send_get("/slow/2000").unwrap();
     cluster.wait_for("slow request begins");
     let second = identity.renew().to_vec();
-    assert_eq!(served(address), first, "nobody has asked for the new one");
+    assert!(served(address) == first, "nobody has asked for the new one");
     cluster.signal(Signal::SIGHUP);
     cluster.wait_for("reloaded: all workers");
-    for _ in 0..20 {
-        assert_eq!(served(address), second);
-    }
     assert_eq!(kept.answer().unwrap().body, "slept 2000");
     assert_eq!(kept.rest().unwrap(), "", "it is closed as TLS has it, and not cut off");
+    // Those of before serve what waits for them while they go.
+    cluster.wait_for_workers(2);
+    for _ in 0..20 {
+        assert!(served(address) == second, "it is the new one");
+    }
     for load in loads {
         let (served, failures) = load.stop();
         assert!(served > 0 && failures.is_empty(), "{served} served, {failures:?}");
@@ -502,7 +504,7 @@ fn of_too_many_who_shake_hands_the_one_who_has_taken_longest_is_pushed_out() {
 #[test]
 fn after_the_handshake_the_limits_of_http_hold() {
     let identity = Identity::new();
-    let mut cluster = launch(&identity).env("LIMITS_MS", "1500").start();
+    let mut cluster = launch(&identity).env("LIMITS_MS", "5000").start();
     let address = cluster.wait_ready();
     let connect = || Connection::over(Client::new(&Pin::default()).connect(address).unwrap());
     let (mut head, mut body, mut idle, mut deaf) = (connect(), connect(), connect(), connect());
