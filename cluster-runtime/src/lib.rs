@@ -121,7 +121,7 @@ pub use metrics::{Counter, Gauge, Histogram, Summary};
 pub use primary::{Event, OrderError, Primary, PrimaryHandle, ReloadError, UpgradeError, WorkerInfo, WorkerState};
 pub use run::{PrimaryMain, PrimaryOutput, WorkerMain, run};
 #[cfg(feature = "axum")]
-pub use serve::{Http, serve};
+pub use serve::{Http, HttpClosed, Protocols, serve};
 pub use setup::{Affinity, Output, Resource, Setup, Spawn};
 pub use supervisor::Restart;
 pub use worker::{CurrentWorker, Peer, Sender, Worker, worker};

@@ -122,6 +122,23 @@ fn set_tcp_option(socket: BorrowedFd<'_>, option: libc::c_int, value: u32) -> io
     Ok(())
 }
 
+/// How many bytes were written to a socket that its peer has not taken: for TCP those that it has not acknowledged.
+#[cfg(feature = "axum")]
+pub(crate) fn unsent(socket: RawFd) -> io::Result<u32> {
+    let mut bytes: libc::c_int = 0;
+    // SAFETY: the kernel writes one integer, to a live place of that size; a number that is no socket makes it fail cleanly.
+    Errno::result(unsafe { libc::ioctl(socket, libc::TIOCOUTQ, &raw mut bytes) })?;
+    Ok(bytes.unsigned_abs())
+}
+
+/// Has the kernel drop what the peer has not taken, and reset the connection, when the socket is closed.
+#[cfg(feature = "axum")]
+pub(crate) fn reset_on_close(socket: RawFd) -> io::Result<()> {
+    // SAFETY: the borrow lives for one call only, and a number that is no socket makes it fail cleanly.
+    let socket = unsafe { BorrowedFd::borrow_raw(socket) };
+    socket2::SockRef::from(&socket).set_linger(Some(Duration::ZERO))
+}
+
 /// Lets the child of `command` inherit `fds` and start with `blocked` signals held back.
 ///
 /// The flags are changed in the child between fork and exec: changed in the parent they would leak into whatever another

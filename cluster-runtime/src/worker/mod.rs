@@ -482,6 +482,7 @@ async fn nothing_left_to_do(process: &Process) {
     if !process.is_main_to_end() {
         _ = tokio::time::timeout(LAST_ACCEPTS, process.listeners().none_left()).await;
         process.streams().none_left().await;
+        process.carried().none_left().await;
     }
     if process.is_main_to_end() {
         std::future::pending::<()>().await;

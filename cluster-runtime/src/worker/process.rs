@@ -70,6 +70,8 @@ pub(crate) struct Process {
     requests: AtomicU64,
     reception: Reception,
     streams: Arc<Tally>,
+    /// Connections that are served here and came by another way than a listener.
+    carried: Arc<Tally>,
     listeners: Arc<Tally>,
     introductions: mpsc::UnboundedSender<Introduction>,
 }
@@ -167,6 +169,7 @@ impl Process {
             requests: AtomicU64::new(0),
             reception: reception(Arc::clone(&streams))?,
             streams,
+            carried: Arc::default(),
             listeners: Arc::default(),
             introductions,
         })
@@ -194,6 +197,10 @@ impl Process {
 
     pub(crate) fn streams(&self) -> &Arc<Tally> {
         &self.streams
+    }
+
+    pub(crate) fn carried(&self) -> &Arc<Tally> {
+        &self.carried
     }
 
     pub(crate) fn listeners(&self) -> &Arc<Tally> {
