@@ -137,6 +137,24 @@ fn a_message_that_is_begun_and_never_finished_takes_no_more_memory_than_one_may(
     scene.expect_no_harm();
 }
 
+/// 4 MiB, of which 832 would have become.
+#[test]
+fn a_message_that_is_small_on_the_wire_and_large_in_memory_is_told_off_before_it_takes_any() {
+    let mut scene = Scene::set("message-expanding");
+    let before = memory_kb(scene.cluster.primary(), "VmHWM");
+    scene.bring_in_the_hostile_one();
+    let line = scene.wait_for("broke the protocol and is killed: ");
+    let told = "a message of type ToPrimary cannot be decoded: it takes more memory than 16 times its 41943";
+    assert!(line.contains(told), "{line}");
+    assert!(line.contains("raise max_expansion (CLUSTER_MAX_EXPANSION)"), "{line}");
+    // The message itself, as it is gathered and as it is taken.
+    let most = before + 3 * (4 << 10) + GROWTH_KB;
+    let peak = memory_kb(scene.cluster.primary(), "VmHWM");
+    assert!(peak < most, "{peak} kB at most, where {most} would be enough");
+    println!("{before} kB before, {peak} kB at most");
+    scene.expect_no_harm();
+}
+
 #[test]
 fn half_a_frame_and_then_silence_costs_nobody_anything() {
     for behaviour in ["message-half-and-silence", "rights-half-a-frame"] {
@@ -348,7 +366,11 @@ fn descriptors(pid: Pid) -> usize {
 }
 
 fn resident_kb(pid: Pid) -> u64 {
+    memory_kb(pid, "VmRSS")
+}
+
+fn memory_kb(pid: Pid, which: &str) -> u64 {
     let status = fs::read_to_string(format!("/proc/{pid}/status")).unwrap();
-    let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:")).unwrap();
+    let line = status.lines().find_map(|line| line.strip_prefix(which)?.strip_prefix(':')).unwrap();
     line.trim().trim_end_matches(" kB").parse().unwrap()
 }

@@ -36,6 +36,7 @@ pub(crate) struct Plan {
     pub(crate) max_memory: Option<Given<Limit<u64>>>,
     /// In bytes.
     pub(crate) max_message: Option<Given<u64>>,
+    pub(crate) max_expansion: Option<Given<u32>>,
     pub(crate) setup: Option<Given<Expr>>,
     pub(crate) primary: Option<Given<ExprPath>>,
 }
@@ -104,6 +105,7 @@ impl Plan {
             Key::MaxAge => self.max_age = Some(Given { key: name, value: limit(&value, long_time(key))? }),
             Key::MaxMemory => self.max_memory = Some(Given { key: name, value: limit(&value, memory)? }),
             Key::MaxMessage => self.max_message = Some(Given { key: name, value: message(&value)? }),
+            Key::MaxExpansion => self.max_expansion = Some(Given { key: name, value: count(key, &value)? as u32 }),
             Key::Setup => self.setup = Some(Given { key: name, value: setup(value)? }),
             Key::Config => self.config = Some(value),
             Key::Crate => self.krate = Some(crate_path(&value)?),
@@ -207,6 +209,7 @@ enum Key {
     MaxAge,
     MaxMemory,
     MaxMessage,
+    MaxExpansion,
     Setup,
     Config,
     Crate,
@@ -222,7 +225,7 @@ struct Spec {
 }
 
 impl Key {
-    const ALL: [Self; 18] = [
+    const ALL: [Self; 19] = [
         Self::Workers,
         Self::Threads,
         Self::Primary,
@@ -238,6 +241,7 @@ impl Key {
         Self::MaxAge,
         Self::MaxMemory,
         Self::MaxMessage,
+        Self::MaxExpansion,
         Self::Setup,
         Self::Config,
         Self::Crate,
@@ -311,6 +315,11 @@ impl Key {
                 "max_message",
                 r#"`max_message = "64MiB"`, 128KiB at least and 1GiB at most"#,
                 &["message_limit", "max_message_size", "max_frame", "max_payload"],
+            ),
+            Self::MaxExpansion => (
+                "max_expansion",
+                "`max_expansion = 16`, 1 at least and 1024 at most",
+                &["expansion", "max_ratio", "max_decoded", "max_amplification", "decode_limit"],
             ),
             Self::Setup => (
                 "setup",
@@ -632,6 +641,8 @@ mod tests {
             quote!(max_message = 64),
             quote!(max_message = "127KiB"),
             quote!(max_message = "2GiB"),
+            quote!(max_expansion = 0),
+            quote!(max_expansion = "16"),
             quote!(setup = "www-data"),
             quote!(crate = "not a path"),
             quote!(workers 4),

@@ -154,6 +154,7 @@ fn config(plan: &Plan) -> TokenStream {
         setter(span, &plan.max_age, |limit| option(limit, milliseconds)),
         setter(span, &plan.max_memory, |limit| option(limit, ToTokens::to_token_stream)),
         setter(span, &plan.max_message, ToTokens::to_token_stream),
+        setter(span, &plan.max_expansion, ToTokens::to_token_stream),
         setter(span, &plan.setup, ToTokens::to_token_stream),
         // Last, because it changes the Config's type parameter.
         setter(span, &plan.primary, ToTokens::to_token_stream),

@@ -10,6 +10,7 @@ use std::time::Duration;
 
 use bytesize::ByteSize;
 
+use crate::ipc::{Expansion, Limits};
 use crate::listen::{Dispatch, Sticky};
 use crate::setup::Setup;
 use crate::supervisor::{self, Restart};
@@ -188,6 +189,18 @@ impl<P> Config<P> {
         self
     }
 
+    /// How many times as much memory as its encoded bytes a message, or an answer, may take when decoded; by default 16, at least 1 and at most
+    /// 1024. Below 1 MiB of memory it may take any. What takes more is refused where it is received: a worker that sends it to the primary is
+    /// killed and replaced, and so the primary's memory is bounded by what it is sent and not by what that claims to be. Environment:
+    /// `CLUSTER_MAX_EXPANSION` (such as `16`).
+    ///
+    /// The size of each element of a collection counts, and of what is in a box. An enum is as large as its largest variant: a
+    /// `Vec` of an enum with a large variant and small values is what may need more. Box the large variant, or raise this.
+    pub fn max_expansion(mut self, max_expansion: u32) -> Self {
+        self.settings.max_expansion = max_expansion;
+        self
+    }
+
     /// What the worker processes run in: environment, directory, output, user, limits, cores. By default, all of it is the primary's.
     pub fn setup(mut self, setup: Setup) -> Self {
         self.settings.setup = setup;
@@ -245,6 +258,8 @@ impl<P> Config<P> {
             max_age: read("CLUSTER_MAX_AGE")?.map_or(Ok(code.max_age), |v| v.unless_off(Variable::duration))?,
             max_memory: read("CLUSTER_MAX_MEMORY")?.map_or(Ok(code.max_memory), |v| v.unless_off(Variable::memory))?,
             max_message: read("CLUSTER_MAX_MESSAGE")?.map_or(Ok(code.max_message), |v| v.message())?,
+            max_expansion: read("CLUSTER_MAX_EXPANSION")?
+                .map_or(Ok(code.max_expansion), |v| v.number().map(|times| times as u32))?,
             setup: code.setup,
             quiet: read("CLUSTER_QUIET")?.map_or(Ok(code.quiet), |v| v.switch())?,
         };
@@ -271,6 +286,8 @@ pub(crate) struct Settings {
     pub(crate) max_memory: Option<u64>,
     /// In bytes.
     pub(crate) max_message: u64,
+    /// How many times its bytes.
+    pub(crate) max_expansion: u32,
     /// Checked by the primary alone, as what is right for it need not be right for a worker that has given up its privileges.
     pub(crate) setup: Setup,
     pub(crate) quiet: bool,
@@ -302,9 +319,15 @@ impl Settings {
         max_age: None,
         max_memory: None,
         max_message: 64 << 20,
+        max_expansion: 16,
         setup: Setup::new(),
         quiet: false,
     };
+
+    /// What holds for the messages that this process receives.
+    pub(crate) const fn limits(&self) -> Limits {
+        Limits { message: self.max_message as usize, expansion: Expansion::new(self.max_expansion) }
+    }
 
     /// What the supervisor has to know of them.
     pub(crate) const fn supervision(&self) -> supervisor::Settings {
@@ -339,6 +362,9 @@ impl Settings {
         }
         if !MESSAGES.contains(&self.max_message) {
             return Err(ConfigError(format!("max_message is {} bytes; set 128KiB to 1GiB", self.max_message)));
+        }
+        if !(1..=MOST).contains(&(self.max_expansion as usize)) {
+            return Err(ConfigError(format!("max_expansion is {}; set 1 to {MOST}", self.max_expansion)));
         }
         Ok(self)
     }
@@ -475,6 +501,7 @@ mod tests {
             ("CLUSTER_MAX_AGE", "12h"),
             ("CLUSTER_MAX_MEMORY", "512MiB"),
             ("CLUSTER_MAX_MESSAGE", "1MiB"),
+            ("CLUSTER_MAX_EXPANSION", "40"),
             ("CLUSTER_QUIET", "true"),
         ];
         let expected = Settings {
@@ -492,6 +519,7 @@ mod tests {
             max_age: Some(Duration::from_secs(12 * 60 * 60)),
             max_memory: Some(512 << 20),
             max_message: 1 << 20,
+            max_expansion: 40,
             setup: Setup::new(),
             quiet: true,
         };
@@ -534,6 +562,8 @@ mod tests {
             ("CLUSTER_MAX_MESSAGE", "100KiB"),
             ("CLUSTER_MAX_MESSAGE", "2GiB"),
             ("CLUSTER_MAX_MESSAGE", "off"),
+            ("CLUSTER_MAX_EXPANSION", "0"),
+            ("CLUSTER_MAX_EXPANSION", "1025"),
             ("CLUSTER_MAX_REQUESTS", "0"),
             ("CLUSTER_MAX_AGE", "0s"),
             ("CLUSTER_MAX_MEMORY", "much"),

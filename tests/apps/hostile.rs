@@ -20,6 +20,8 @@ use nix::sys::uio::pwrite;
 enum ToPrimary {
     /// Never sent; something to get wrong.
     Hit(u64),
+    /// An element is a byte on the wire, and 208 in memory.
+    Pictures(Vec<Option<[u64; 25]>>),
 }
 
 #[derive(Debug, Message)]
@@ -150,6 +152,10 @@ fn misbehave(mark: &Mark) -> ! {
         "message-pieces-beyond-the-limit" => {
             greet(control);
             begin_large_message(messages, 2 * MAX_MESSAGE);
+        }
+        "message-expanding" => {
+            greet(control);
+            send_large_message(messages, &[variant(1), number(EXPANDING as u64), vec![0; EXPANDING]].concat());
         }
         "rights-without-frames" => {
             greet(control);
@@ -366,6 +372,16 @@ const MAX_MESSAGE: usize = 32 << 20;
 fn begin_large_message(messages: RawFd, size: usize) {
     let piece = frame_of(5, &[1; 128 << 10]);
     (0..size / (128 << 10)).for_each(|_| send_all(messages, &piece));
+}
+
+/// How many elements there are in the message that is small on the wire and large in memory.
+const EXPANDING: usize = 4 << 20;
+
+fn send_large_message(messages: RawFd, payload: &[u8]) {
+    let whole = [&[1], payload].concat();
+    let (all_but_the_last, last) = whole.split_at((whole.len() - 1) / (128 << 10) * (128 << 10));
+    all_but_the_last.chunks(128 << 10).for_each(|piece| send_all(messages, &frame_of(5, piece)));
+    send_all(messages, &frame_of(6, last));
 }
 
 /// Becomes a worker like any other, as far as the primary can see.

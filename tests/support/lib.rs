@@ -270,7 +270,7 @@ pub fn example_beside(name: &str) -> String {
 }
 
 /// What a developer's shell may have set, and a fixture must not see.
-const SETTINGS: [&str; 20] = [
+const SETTINGS: [&str; 21] = [
     "ADDR",
     "CLUSTER_WORKERS",
     "WEB_CONCURRENCY",
@@ -287,6 +287,7 @@ const SETTINGS: [&str; 20] = [
     "CLUSTER_MAX_AGE",
     "CLUSTER_MAX_MEMORY",
     "CLUSTER_MAX_MESSAGE",
+    "CLUSTER_MAX_EXPANSION",
     "CLUSTER_QUIET",
     "NOTIFY_SOCKET",
     "WATCHDOG_USEC",

@@ -8,7 +8,7 @@ impl<Out: Message, In: Message> Lane<Out, In> {
     ///
     /// Cancel safety: dropped while it waits, the message is not sent on the lanes that it waits for.
     pub(crate) async fn send_to_all(lanes: Vec<Self>, limit: usize, message: Out) -> Result<usize, SendError> {
-        let limit = lanes.iter().map(|lane| lane.core().limit).fold(limit, usize::min);
+        let limit = lanes.iter().map(|lane| lane.core().limits.message).fold(limit, usize::min);
         let message = &Self::encode_once(message, limit)?;
         let mut reached = 0;
         let mut slow = Vec::new();

@@ -1,18 +1,27 @@
 //! Bounds on the shape of values, as a layer between the types of a message and the codec.
 //!
 //! The codec bounds bytes. That leaves open how deep values are nested: every level takes stack, and a stack that
-//! overflows takes the process with it. And it leaves open how many elements there are that take no bytes: a `Vec<()>`
-//! of any length fits into eight.
+//! overflows takes the process with it. It leaves open how many elements there are that take no bytes: a `Vec<()>`
+//! of any length fits into eight. And it leaves open how much memory they take: an enum is as large as its largest variant,
+//! and its smallest one is a byte on the wire.
 //!
-//! A level is a struct, a tuple, an enum, an `Option`, a sequence or a map. Encoding and decoding count alike, so what
-//! the sender may send the receiver takes. Only what a codec calls that describes nothing is bounded; to answer
+//! A level is a struct, a tuple, an enum, an `Option`, a sequence or a map. Encoding and decoding count levels and elements alike,
+//! so of these what the sender may send the receiver takes. Only what a codec calls that describes nothing is bounded; to answer
 //! `deserialize_any` is not foreseen.
+//!
+//! Memory is counted where a value is decoded, as only the types that are made say how large they are. A sequence or map is charged
+//! as a whole with its first element, before there is room for more of them than serde makes unasked (1 MiB). What is in a box is
+//! found by its size: it does not fit into the place that it is decoded for. Text and bytes are as large as on the wire, and not
+//! counted. Nor is what a collection keeps in reserve, or an allocator beside each piece.
 
 use std::cell::Cell;
 use std::fmt::{self, Display};
+use std::mem::size_of;
 
 use serde::de::{self, DeserializeSeed, Deserializer, EnumAccess, MapAccess, SeqAccess, VariantAccess, Visitor};
 use serde::ser::{self, Serialize, Serializer};
+
+use super::frame::WINDOW;
 
 /// How many levels a value may have.
 const LEVELS: u8 = 128;
@@ -25,6 +34,28 @@ pub(super) fn elements_in(bytes: usize) -> usize {
 
 pub(super) const TOO_DEEP: &str = "values are nested deeper than 128 levels";
 pub(super) const TOO_MANY: &str = "more elements than the bytes can hold";
+const TOO_LARGE: &str = "more memory than the bytes allow";
+
+/// How many times its size on the wire a value may take in memory.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Expansion(u32);
+
+impl Expansion {
+    pub(crate) const DEFAULT: Self = Self(16);
+    /// For what this program has written itself.
+    pub(super) const UNBOUNDED: Self = Self(u32::MAX);
+
+    pub(crate) const fn new(times: u32) -> Self {
+        Self(times)
+    }
+
+    const fn of(self, bytes: usize) -> usize {
+        bytes.saturating_mul(self.0 as usize)
+    }
+}
+
+/// What any value may take in memory. As much as the messages that wait in a lane, so that it changes no bound.
+pub(super) const ALWAYS_ALLOWED: usize = WINDOW;
 
 /// A part of serde's machinery, and what may still be inside the value at which it works. `SIZED_BY_PEER`: a visitor of
 /// something that has as many elements as the bytes say, not the type.
@@ -36,6 +67,8 @@ pub(super) struct Bounded<'a, T, const SIZED_BY_PEER: bool = false> {
 #[derive(Clone, Copy)]
 struct Left<'a> {
     levels: u8,
+    /// How large the place is in which the next value comes to be. It is paid for.
+    place: u32,
     /// Of the whole value.
     budget: &'a Budget,
 }
@@ -43,25 +76,62 @@ struct Left<'a> {
 /// What a whole value may still take, and why it was refused if it was: not every codec's errors carry a text.
 pub(super) struct Budget {
     elements: Cell<usize>,
+    /// How much memory was taken.
+    memory: Cell<usize>,
+    /// On the wire.
+    bytes: usize,
+    expansion: Expansion,
     refusal: Cell<Option<&'static str>>,
 }
 
 impl Budget {
+    /// For a value that is encoded.
     #[inline]
-    pub(super) fn new(elements: usize) -> Self {
-        Self { elements: Cell::new(elements), refusal: Cell::new(None) }
+    pub(super) fn to_encode() -> Self {
+        Self::new(usize::MAX, 0, Expansion::UNBOUNDED)
     }
 
-    /// How many elements were taken of those that there were.
+    /// For a value that is decoded from so many bytes.
     #[inline]
-    pub(super) fn spent(&self, of: usize) -> usize {
-        of - self.elements.get()
+    pub(super) fn to_decode(bytes: usize, expansion: Expansion) -> Self {
+        Self::new(elements_in(bytes), bytes, expansion)
+    }
+
+    #[inline]
+    fn new(elements: usize, bytes: usize, expansion: Expansion) -> Self {
+        Self { elements: Cell::new(elements), memory: Cell::new(0), bytes, expansion, refusal: Cell::new(None) }
+    }
+
+    /// How many elements a value had that was encoded.
+    #[inline]
+    pub(super) fn encoded_elements(&self) -> usize {
+        usize::MAX - self.elements.get()
     }
 
     /// Why it was refused: the codec's own words, unless it was refused here.
     #[cold]
     pub(super) fn explain(&self, codec: String) -> String {
-        self.refusal.get().map_or(codec, str::to_owned)
+        match self.refusal.get() {
+            Some(TOO_LARGE) => {
+                let Self { bytes, expansion: Expansion(times), .. } = self;
+                format!(
+                    "it takes more memory than {times} times its {bytes} bytes; send less at once, box what is large and rare in \
+                     its types, or raise max_expansion (CLUSTER_MAX_EXPANSION) where it is received"
+                )
+            }
+            Some(refusal) => refusal.to_owned(),
+            None => codec,
+        }
+    }
+
+    #[inline]
+    fn charge<E>(&self, memory: usize, error: impl FnOnce(&'static str) -> E) -> Result<(), E> {
+        let memory = self.memory.get().saturating_add(memory);
+        self.memory.set(memory);
+        if memory > ALWAYS_ALLOWED && memory > self.expansion.of(self.bytes) {
+            return Err(self.refuse(TOO_LARGE, error));
+        }
+        Ok(())
     }
 
     #[cold]
@@ -72,10 +142,10 @@ impl Budget {
 }
 
 impl<'a, T> Bounded<'a, T> {
-    /// For a whole value.
+    /// For a whole value; the place for it is there.
     #[inline]
     pub(super) fn new(inner: T, budget: &'a Budget) -> Self {
-        Self { inner, left: Left { levels: LEVELS, budget } }
+        Self { inner, left: Left { levels: LEVELS, place: u32::MAX, budget } }
     }
 }
 
@@ -91,6 +161,30 @@ impl<'a> Left<'a> {
             Some(levels) => Ok(Self { levels, ..self }),
             None => Err(self.budget.refuse(TOO_DEEP, error)),
         }
+    }
+
+    /// For a value of this type, which comes to be in the place, or in a box for which there is only a pointer.
+    #[inline]
+    fn within<T, E>(self, error: impl FnOnce(&'static str) -> E) -> Result<Self, E> {
+        let size = size_of::<T>();
+        if size > self.place as usize {
+            self.budget.charge(size, error)?;
+        }
+        Ok(self.in_place_of::<T>())
+    }
+
+    /// The same for a collection or a text, which may be made into a slice in a box: that is a word smaller.
+    #[inline]
+    fn within_about<T, E>(self, error: impl FnOnce(&'static str) -> E) -> Result<Self, E> {
+        if size_of::<T>() <= self.place as usize + size_of::<usize>() {
+            return Ok(self.in_place_of::<T>());
+        }
+        self.within::<T, E>(error)
+    }
+
+    #[inline]
+    fn in_place_of<T>(self) -> Self {
+        Self { place: u32::try_from(size_of::<T>()).unwrap_or(u32::MAX), ..self }
     }
 
     /// The codec knows every length; if one did not, it would be refused.
@@ -115,11 +209,21 @@ macro_rules! pass_on {
     };
 }
 
+macro_rules! pass_on_text {
+    ($($method:ident();)*) => {
+        $(#[inline]
+        fn $method<V: Visitor<'de>>(self, visitor: V) -> Result<V::Value, D::Error> {
+            self.left.within_about::<V::Value, _>(de::Error::custom)?;
+            self.inner.$method(visitor)
+        })*
+    };
+}
+
 macro_rules! go_down {
-    ($($method:ident($($name:ident: $type:ty),*) sized_by_peer $sized_by_peer:literal;)*) => {
+    ($($method:ident($($name:ident: $type:ty),*) $within:ident sized_by_peer $sized_by_peer:literal;)*) => {
         $(#[inline]
         fn $method<V: Visitor<'de>>(self, $($name: $type,)* visitor: V) -> Result<V::Value, D::Error> {
-            let left = self.left.deeper(de::Error::custom)?;
+            let left = self.left.deeper(de::Error::custom)?.$within::<V::Value, _>(de::Error::custom)?;
             self.inner.$method($($name,)* Bounded::<V, $sized_by_peer> { inner: visitor, left })
         })*
     };
@@ -146,23 +250,26 @@ impl<'de, D: Deserializer<'de>> Deserializer<'de> for Bounded<'_, D> {
         deserialize_f32();
         deserialize_f64();
         deserialize_char();
-        deserialize_str();
-        deserialize_string();
-        deserialize_bytes();
-        deserialize_byte_buf();
         deserialize_unit();
         deserialize_unit_struct(name: &'static str);
     }
 
+    pass_on_text! {
+        deserialize_str();
+        deserialize_string();
+        deserialize_bytes();
+        deserialize_byte_buf();
+    }
+
     go_down! {
-        deserialize_option() sized_by_peer false;
-        deserialize_newtype_struct(name: &'static str) sized_by_peer false;
-        deserialize_tuple(length: usize) sized_by_peer false;
-        deserialize_tuple_struct(name: &'static str, length: usize) sized_by_peer false;
-        deserialize_struct(name: &'static str, fields: &'static [&'static str]) sized_by_peer false;
-        deserialize_enum(name: &'static str, variants: &'static [&'static str]) sized_by_peer false;
-        deserialize_seq() sized_by_peer true;
-        deserialize_map() sized_by_peer true;
+        deserialize_option() within sized_by_peer false;
+        deserialize_newtype_struct(name: &'static str) within sized_by_peer false;
+        deserialize_tuple(length: usize) within sized_by_peer false;
+        deserialize_tuple_struct(name: &'static str, length: usize) within sized_by_peer false;
+        deserialize_struct(name: &'static str, fields: &'static [&'static str]) within sized_by_peer false;
+        deserialize_enum(name: &'static str, variants: &'static [&'static str]) within sized_by_peer false;
+        deserialize_seq() within_about sized_by_peer true;
+        deserialize_map() within_about sized_by_peer true;
     }
 
     #[inline]
@@ -197,6 +304,7 @@ impl<'de, V: Visitor<'de>, const SIZED_BY_PEER: bool> Visitor<'de> for Bounded<'
     fn visit_seq<A: SeqAccess<'de>>(self, access: A) -> Result<V::Value, A::Error> {
         if SIZED_BY_PEER {
             self.left.take(access.size_hint(), de::Error::custom)?;
+            return self.inner.visit_seq(Elements::new(access, self.left));
         }
         self.inner.visit_seq(self.left.wrap(access))
     }
@@ -204,7 +312,7 @@ impl<'de, V: Visitor<'de>, const SIZED_BY_PEER: bool> Visitor<'de> for Bounded<'
     #[inline]
     fn visit_map<A: MapAccess<'de>>(self, access: A) -> Result<V::Value, A::Error> {
         self.left.take(access.size_hint(), de::Error::custom)?;
-        self.inner.visit_map(self.left.wrap(access))
+        self.inner.visit_map(Elements::new(access, self.left))
     }
 
     #[inline]
@@ -213,12 +321,14 @@ impl<'de, V: Visitor<'de>, const SIZED_BY_PEER: bool> Visitor<'de> for Bounded<'
     }
 }
 
+/// The fields of a type, which are in its place.
 impl<'de, A: SeqAccess<'de>> SeqAccess<'de> for Bounded<'_, A> {
     type Error = A::Error;
 
     #[inline]
     fn next_element_seed<S: DeserializeSeed<'de>>(&mut self, seed: S) -> Result<Option<S::Value>, A::Error> {
-        self.inner.next_element_seed(self.left.wrap(seed))
+        let left = self.left.within::<S::Value, _>(de::Error::custom)?;
+        self.inner.next_element_seed(left.wrap(seed))
     }
 
     #[inline]
@@ -227,17 +337,66 @@ impl<'de, A: SeqAccess<'de>> SeqAccess<'de> for Bounded<'_, A> {
     }
 }
 
-impl<'de, A: MapAccess<'de>> MapAccess<'de> for Bounded<'_, A> {
+/// The elements of a sequence or a map.
+struct Elements<'a, A> {
+    inner: A,
+    left: Left<'a>,
+    /// How large an element or a key is, and a value, as far as all of them are paid for.
+    element: usize,
+    value: usize,
+}
+
+impl<'a, A> Elements<'a, A> {
+    #[inline]
+    fn new(inner: A, left: Left<'a>) -> Self {
+        Self { inner, left, element: 0, value: 0 }
+    }
+}
+
+/// Pays for so many more elements or values of this type, unless it was done with the one before; returns what may be in each.
+#[inline]
+fn pay<'a, T, E: de::Error>(left: Left<'a>, paid: &mut usize, more: impl FnOnce() -> usize) -> Result<Left<'a>, E> {
+    let size = size_of::<T>();
+    if size > *paid {
+        left.budget.charge((size - *paid).saturating_mul(more()), E::custom)?;
+        *paid = size;
+    }
+    Ok(left.in_place_of::<T>())
+}
+
+impl<'de, A: SeqAccess<'de>> SeqAccess<'de> for Elements<'_, A> {
+    type Error = A::Error;
+
+    #[inline]
+    fn next_element_seed<S: DeserializeSeed<'de>>(&mut self, seed: S) -> Result<Option<S::Value>, A::Error> {
+        let Self { inner, left, element, .. } = self;
+        let left = pay::<S::Value, A::Error>(*left, element, || inner.size_hint().unwrap_or(1))?;
+        inner.next_element_seed(left.wrap(seed))
+    }
+
+    #[inline]
+    fn size_hint(&self) -> Option<usize> {
+        self.inner.size_hint()
+    }
+}
+
+impl<'de, A: MapAccess<'de>> MapAccess<'de> for Elements<'_, A> {
     type Error = A::Error;
 
     #[inline]
     fn next_key_seed<S: DeserializeSeed<'de>>(&mut self, seed: S) -> Result<Option<S::Value>, A::Error> {
-        self.inner.next_key_seed(self.left.wrap(seed))
+        let Self { inner, left, element, .. } = self;
+        let left = pay::<S::Value, A::Error>(*left, element, || inner.size_hint().unwrap_or(1))?;
+        inner.next_key_seed(left.wrap(seed))
     }
 
     #[inline]
     fn next_value_seed<S: DeserializeSeed<'de>>(&mut self, seed: S) -> Result<S::Value, A::Error> {
-        self.inner.next_value_seed(self.left.wrap(seed))
+        let Self { inner, left, value, .. } = self;
+        // The one of the key that was just read does not count any more among those to come.
+        let left =
+            pay::<S::Value, A::Error>(*left, value, || inner.size_hint().map_or(1, |more| more.saturating_add(1)))?;
+        inner.next_value_seed(left.wrap(seed))
     }
 
     #[inline]
@@ -267,7 +426,8 @@ impl<'de, A: VariantAccess<'de>> VariantAccess<'de> for Bounded<'_, A> {
 
     #[inline]
     fn newtype_variant_seed<S: DeserializeSeed<'de>>(self, seed: S) -> Result<S::Value, A::Error> {
-        self.inner.newtype_variant_seed(self.left.wrap(seed))
+        let left = self.left.within::<S::Value, _>(de::Error::custom)?;
+        self.inner.newtype_variant_seed(left.wrap(seed))
     }
 
     #[inline]

@@ -49,7 +49,7 @@ impl Drop for EndOnDrop {
 
 async fn run(core: &Core, socket: Socket, carried: Carried) -> LaneEnd {
     let Carried { begun, parcels, unreturned } = carried;
-    let frames = Deframer::holding(&begun, parcels, core.limit);
+    let frames = Deframer::holding(&begun, parcels, core.limits.message);
     let arriving = Arriving { core, frames, unreturned };
     let mut driver = Driver { core, socket, arriving, writing: Writing::default() };
     match poll_fn(|cx| driver.poll(cx)).await {
@@ -196,7 +196,7 @@ impl Driver<'_> {
     /// that this side leaves.
     fn finish(mut self) -> Result<(), Violation> {
         // A third party may hold the other end and go on writing; no socket buffer is as large as this.
-        let most = WINDOW + 2 * self.core.limit;
+        let most = WINDOW + 2 * self.core.limits.message;
         // Not through tokio: its reads go by what it last heard of the socket, which may be less than what is there.
         let Ok(socket) = self.socket.into_std() else { return Ok(()) };
         let mut total = 0;

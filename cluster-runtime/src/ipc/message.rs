@@ -20,7 +20,7 @@ use super::{codec, frame};
 /// Values may be nested 128 levels deep, where every struct, tuple, enum, `Option`, sequence and map inside another is a
 /// level; and a message has no more elements in sequences and maps than it has bytes and 4096. What exceeds that is not
 /// sent ([`SendError::Encode`](crate::SendError::Encode)), and ends the connection to a process that sends it all the
-/// same.
+/// same. How much memory it may take where it is received is bounded by [`max_expansion`](crate::Config::max_expansion).
 ///
 /// ```
 /// #[derive(cluster::Message)]

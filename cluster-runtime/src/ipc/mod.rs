@@ -18,7 +18,7 @@
 //! So, whatever a peer does, a lane holds at most, where the largest message takes `max_message` bytes: to send, a window or two of the
 //! largest messages, four windows or nine of the largest answers (three, if each request is answered before the next is taken), 13 bytes for each other request that was taken and 26 for each that was one for a stream; received, a window or two of the
 //! largest messages, one that is arriving, 64 descriptors and what came with one read, and the answer to each question of this side. What a message becomes when
-//! decoded is bounded in depth and number by [`depth`].
+//! decoded is bounded in depth, number and memory by [`depth`].
 //!
 //! Not here: who is connected to whom, what is done with a lane that ended, the handshake that compares fingerprints.
 
@@ -57,6 +57,7 @@ use tokio::sync::Notify;
 use tokio::task::coop;
 use tokio::time::error::Elapsed;
 
+pub(crate) use self::depth::Expansion;
 pub use self::error::{CallError, SendError, TrySendError};
 pub use self::fd::Fd;
 pub use self::message::{Fingerprint, Message, NoMessages};
@@ -78,6 +79,15 @@ pub(crate) struct Lane<Out, In> {
     /// The state of the lane, in the form that a decoded message wants it.
     origin: Origin,
     types: PhantomData<fn(Out) -> In>,
+}
+
+/// What a lane refuses.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Limits {
+    /// The most bytes of a message or an answer when encoded; no less than a [`PIECE`](frame::PIECE).
+    pub(crate) message: usize,
+    /// How many times as much one may take when decoded here.
+    pub(crate) expansion: Expansion,
 }
 
 /// Why the driver of a lane ended.
@@ -136,13 +146,12 @@ impl Encoded {
 }
 
 impl<Out: Message, In: Message> Lane<Out, In> {
-    /// A lane that is not attached to a socket yet, for messages and answers of at most `limit` bytes when encoded, and no less
-    /// than [`PIECE`](frame::PIECE).
+    /// A lane that is not attached to a socket yet.
     ///
     /// `arrivals` is told by `notify_waiters` whenever something new can be received, or never can be again. Many lanes
     /// may share one: make the `notified()` future, look at every lane, then wait for the future.
-    pub(crate) fn new(limit: usize, arrivals: Arc<Notify>) -> Self {
-        Self { origin: Origin::new(Arc::new(Core::new(limit, arrivals))), types: PhantomData }
+    pub(crate) fn new(limits: Limits, arrivals: Arc<Notify>) -> Self {
+        Self { origin: Origin::new(Arc::new(Core::new(limits, arrivals))), types: PhantomData }
     }
 
     /// Attaches the lane to its socket. The future moves the bytes until the lane has ended and says why; it is to be
@@ -310,13 +319,13 @@ impl<Out: Message, In: Message> Lane<Out, In> {
     }
 
     /// Makes the lane that goes on where [`suspend`](Self::suspend) left off. What had come is received first, what was queued
-    /// leaves first. Give it the socket by [`drive`](Self::drive); one that had ended needs none. For `arrivals` see
-    /// [`new`](Self::new); it is not told of what is here already.
+    /// leaves first. Give it the socket by [`drive`](Self::drive); one that had ended needs none. What messages may take when decoded is
+    /// for the one to say that goes on. For `arrivals` see [`new`](Self::new); it is not told of what is here already.
     ///
     /// # Errors
     /// When this is not the state of a lane; the text says why.
-    pub(crate) fn resume(suspended: Suspended, arrivals: Arc<Notify>) -> Result<Self, String> {
-        let core = Core::resume(suspended, arrivals)?;
+    pub(crate) fn resume(suspended: Suspended, expansion: Expansion, arrivals: Arc<Notify>) -> Result<Self, String> {
+        let core = Core::resume(suspended, expansion, arrivals)?;
         Ok(Self { origin: Origin::new(Arc::new(core)), types: PhantomData })
     }
 
@@ -397,7 +406,7 @@ impl<Out: Message, In: Message> Lane<Out, In> {
 
     #[inline(always)]
     fn decode(&self, payload: &[u8]) -> Received<In> {
-        match codec::decode::<In::Wire>(payload) {
+        match codec::decode_expanding::<In::Wire>(payload, self.core().limits.expansion) {
             Ok(wire) => Received::Message(In::from_wire(wire, &self.origin)),
             Err(malformed) => {
                 self.core().distrust(format!("a message of type {} cannot be decoded: {malformed}", In::NAME));
@@ -410,7 +419,7 @@ impl<Out: Message, In: Message> Lane<Out, In> {
     #[inline]
     fn offer<K>(&self, message: Out, keep: impl FnOnce(Frame<'_>) -> K) -> Result<(), Box<Refusal<K>>> {
         let core = self.core();
-        encode(message, core.limit, |frame| match core.queue_if_room(frame) {
+        encode(message, core.limits.message, |frame| match core.queue_if_room(frame) {
             Ok(()) => Ok(()),
             Err(NotQueued::NoRoom) => Err(Box::new(Refusal::NoRoom(keep(frame)))),
             Err(NotQueued::Gone) => Err(SendError::Gone.into()),

@@ -171,7 +171,7 @@ impl<T: Serialize + DeserializeOwned + Send + 'static> Replies<T> {
     fn offer<K>(&self, value: T, keep: impl FnOnce(Frame<'_>) -> K) -> Result<(), Box<Refusal<K>>> {
         let Some(Asker::Peer(core, tag, outflow)) = &self.asker else { return Err(SendError::Gone.into()) };
         frame::with_front(|front| {
-            let mut frame = FrameBuf::item(front, tag.number(), core.limit);
+            let mut frame = FrameBuf::item(front, tag.number(), core.limits.message);
             // User code runs here; no lock is held.
             let fds = fd::pack_while(|| codec::encode(&value, &mut frame)).map_err(SendError::Encode)?;
             drop(value);
@@ -307,7 +307,7 @@ impl<T: DeserializeOwned> Answers<T> {
     }
 
     fn decode(&mut self, payload: &[u8]) -> Result<Option<T>, CallError> {
-        codec::decode(payload).map(Some).map_err(|malformed| {
+        codec::decode_expanding(payload, self.core.limits.expansion).map(Some).map_err(|malformed| {
             self.core.distrust(format!("a value of a stream cannot be decoded: {malformed}"));
             self.malformed = Some(malformed.clone());
             CallError::Malformed(malformed)

@@ -163,7 +163,7 @@ impl Asker {
     fn answer<T: Serialize>(&self, value: &T) -> Result<(), String> {
         match self {
             Self::Peer(core, tag) => frame::with_front(|front| {
-                let mut frame = FrameBuf::reply(front, tag.0, core.limit);
+                let mut frame = FrameBuf::reply(front, tag.0, core.limits.message);
                 let fds = fd::pack_while(|| codec::encode(value, &mut frame))?;
                 let frame = frame.finish_carrying(fds).map_err(|too_large| too_large.to_string())?;
                 let queued = core.queue_answer(tag.0, frame);
@@ -222,10 +222,13 @@ pub(super) struct Question<'a> {
 impl Question<'_> {
     pub(super) async fn answer<T: DeserializeOwned>(mut self) -> Result<T, CallError> {
         match (&mut self.answer).await {
-            Ok(Answer::Value(payload, parcel)) => fd::unpack(parcel, || codec::decode(&payload)).map_err(|malformed| {
-                self.core.distrust(format!("an answer cannot be decoded: {malformed}"));
-                CallError::Malformed(malformed)
-            }),
+            Ok(Answer::Value(payload, parcel)) => {
+                let decode = || codec::decode_expanding(&payload, self.core.limits.expansion);
+                fd::unpack(parcel, decode).map_err(|malformed| {
+                    self.core.distrust(format!("an answer cannot be decoded: {malformed}"));
+                    CallError::Malformed(malformed)
+                })
+            }
             Ok(Answer::Unanswered) => Err(CallError::Unanswered),
             Err(_lane_ended) => Err(CallError::Gone),
         }

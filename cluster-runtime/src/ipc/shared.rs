@@ -12,7 +12,6 @@ use bytes::Bytes;
 use tokio::sync::futures::Notified;
 use tokio::sync::{Notify, Semaphore, oneshot};
 
-use super::LaneEnd;
 use super::driver::Writing;
 use super::frame::{self, Frame, Single, Violation, WINDOW};
 use super::inbox::{Batch, Inbox, Payload, Refilled, SMALL};
@@ -20,6 +19,7 @@ use super::outbox::{DriverState, Outbox, Stage};
 use super::reply::{Answer, Questions};
 use super::stream::Streams;
 use super::suspend::Carried;
+use super::{LaneEnd, Limits};
 use crate::steps::Steps;
 
 /// Credit is returned in lots of this size.
@@ -29,8 +29,7 @@ const CREDIT_LOT: usize = WINDOW / 4;
 const MOST_UNREAD: usize = 4 * WINDOW;
 
 pub(super) struct Core {
-    /// The most bytes of payload in a message or an answer.
-    pub(super) limit: usize,
+    pub(super) limits: Limits,
     pub(super) outbox: Mutex<Outbox>,
     pub(super) inbox: Mutex<Inbox>,
     questions: Mutex<Questions>,
@@ -76,9 +75,9 @@ pub(super) enum Order {
 }
 
 impl Core {
-    pub(super) fn new(limit: usize, arrivals: Arc<Notify>) -> Self {
+    pub(super) fn new(limits: Limits, arrivals: Arc<Notify>) -> Self {
         Self {
-            limit,
+            limits,
             turns: Semaphore::new(0),
             outbox: Mutex::default(),
             inbox: Mutex::default(),

@@ -18,7 +18,6 @@ use tokio::sync::Notify;
 use tokio::time::error::Elapsed;
 use tokio::time::timeout;
 
-use super::LaneEnd;
 use super::fd::{Fds, Parcel};
 use super::frame::{self, Violation, WINDOW};
 use super::inbox::Inbox;
@@ -26,6 +25,7 @@ use super::outbox::{DriverState, Outbox, Stage};
 use super::reply;
 use super::shared::{Core, lock, wake};
 use super::stream::Streams;
+use super::{Expansion, LaneEnd, Limits};
 use crate::os::{self, MOST_STATE};
 
 /// A lane that was taken apart, as plain data.
@@ -178,7 +178,7 @@ impl Core {
     }
 
     /// A lane that goes on.
-    pub(super) fn resume(suspended: Suspended, arrivals: Arc<Notify>) -> Result<Self, Violation> {
+    pub(super) fn resume(suspended: Suspended, expansion: Expansion, arrivals: Arc<Notify>) -> Result<Self, Violation> {
         let Suspended { limit, incoming, parcels, begun, begun_parcels, unreturned, .. } = suspended;
         let Suspended { outgoing, outgoing_fds, answers, spent, next_call, abandoned, stage, .. } = suspended;
         let open = |kept: Vec<Kept>| kept.into_iter().map(Kept::into_parcel).collect::<Result<Vec<_>, _>>();
@@ -196,7 +196,7 @@ impl Core {
             return Err(format!("messages for {waiting} of {unreturned} bytes wait; the window is {WINDOW}"));
         }
         reply::go_on_from(next_call);
-        let mut core = Self::new(limit, arrivals);
+        let mut core = Self::new(Limits { message: limit, expansion }, arrivals);
         if stage != Stage::Open {
             core.close_turns();
         }
@@ -272,7 +272,7 @@ impl Core {
         let (incoming, parcels) = incoming.into_stream();
         let kept = |parcels: Vec<Parcel>| parcels.into_iter().map(Kept::of_parcel).collect();
         Suspended {
-            limit: self.limit,
+            limit: self.limits.message,
             incoming,
             parcels: kept(parcels),
             begun: carried.begun,

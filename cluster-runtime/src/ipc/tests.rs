@@ -7,6 +7,7 @@ mod frames;
 mod fuzz;
 mod hostile;
 mod lanes;
+mod memory;
 mod shapes;
 mod streams;
 mod suspend;
@@ -156,9 +157,10 @@ type Primary = Lane<Down, Up>;
 
 /// The most bytes of a message here.
 const LIMIT: usize = 16 << 20;
+const LIMITS: Limits = Limits { message: LIMIT, expansion: Expansion::DEFAULT };
 
 fn lane<Out: Message, In: Message>() -> Lane<Out, In> {
-    Lane::new(LIMIT, Arc::new(Notify::new()))
+    Lane::new(LIMITS, Arc::new(Notify::new()))
 }
 
 /// A frame as it travels.

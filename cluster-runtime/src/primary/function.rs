@@ -20,7 +20,7 @@ use super::event::Event;
 use super::handle::Primary;
 use super::roster::Roster;
 use super::shared::{Leave, News, Shared};
-use crate::ipc::{LaneEnd, Message, Suspended};
+use crate::ipc::{LaneEnd, Limits, Message, Suspended};
 use crate::listen::Address;
 use crate::run::PrimaryMain;
 use crate::{Exit, WorkerId, os};
@@ -70,7 +70,7 @@ pub(super) struct Common {
     /// From the program before.
     pub(super) carried: Option<Bytes>,
     /// The most bytes of a message or an answer.
-    pub(super) max_message: usize,
+    pub(super) limits: Limits,
 }
 
 /// How long a lane may take to be taken apart, and whoever has the events to let go of them.

@@ -119,7 +119,7 @@ impl<Up: Message, Down: Message> PrimaryHandle<Up, Down> {
     /// Dropped while it waits, the slow workers that it waits for do not get the message.
     pub async fn broadcast(&self, message: Down) -> Result<usize, SendError> {
         let lanes: Vec<_> = self.shared.lanes().values().cloned().collect();
-        Lane::send_to_all(lanes, self.shared.max_message, message).await
+        Lane::send_to_all(lanes, self.shared.limits.message, message).await
     }
 
     /// Sends a request to one worker and waits for the answer; `make` puts the [`Reply`] into the message.

@@ -363,7 +363,10 @@ mod tests {
             let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
             let _entered = runtime.enter();
             let ports = Ports::new(3, Dispatch::Balanced, InheritedSockets::default(), 1024).unwrap();
-            let lane: Lane<NoMessages, NoMessages> = Lane::new(1 << 20, Default::default());
+            let lane: Lane<NoMessages, NoMessages> = Lane::new(
+                crate::ipc::Limits { message: 1 << 20, expansion: crate::ipc::Expansion::DEFAULT },
+                Default::default(),
+            );
             let suspended = runtime.block_on(lane.suspend(Duration::from_secs(60))).unwrap().0;
             fuzz("primary::legacy::tests::fuzz::state", |random| {
                 let mut bytes = os::read_state(&legacy(random, &ports, &suspended).write().unwrap()).unwrap();

@@ -138,9 +138,9 @@ impl Shell {
         let supervisor = Supervisor::new(plan.settings.supervision());
         let (roster, leave) = (Arc::new(Roster::new(*ports.board())), Arc::<Leave>::default());
         let shell = plan.inbox.clone();
-        let max_message = plan.settings.max_message as usize;
+        let limits = plan.settings.limits();
         let common =
-            Common { roster: Arc::clone(&roster), stop, shell, leave: Arc::clone(&leave), carried: None, max_message };
+            Common { roster: Arc::clone(&roster), stop, shell, leave: Arc::clone(&leave), carried: None, limits };
         let notices = begin(common)?;
         Ok(Self::of(plan, supervisor, ports, program, BTreeMap::from([(1, image)]), roster, leave, notices))
     }
@@ -171,9 +171,9 @@ impl Shell {
                 }
             }
             let (shell, carried) = (plan.inbox.clone(), adopted.carried.take());
-            let max_message = plan.settings.max_message as usize;
+            let limits = plan.settings.limits();
             let common =
-                Common { roster: Arc::clone(&roster), stop, shell, leave: Arc::clone(&leave), carried, max_message };
+                Common { roster: Arc::clone(&roster), stop, shell, leave: Arc::clone(&leave), carried, limits };
             // The last that can fail: from here on the user's code runs.
             Ok((adopted, begin(common)?))
         };

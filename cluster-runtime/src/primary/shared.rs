@@ -12,7 +12,7 @@ use super::event::Event;
 use super::function::Common;
 use super::intake::Intake;
 use super::roster::Roster;
-use crate::ipc::{Lane, Message, Suspended};
+use crate::ipc::{Lane, Limits, Message, Suspended};
 use crate::{Exit, WorkerId};
 
 /// What the handles and the router share.
@@ -30,7 +30,7 @@ pub(super) struct Shared<Up, Down> {
     pub(super) leave: Arc<Leave>,
     /// What the program before has carried over, and what this one will.
     pub(super) carried: Mutex<Carried>,
-    pub(super) max_message: usize,
+    pub(super) limits: Limits,
     /// Where the events were taken, once the function has left that to the next program.
     pub(super) intake: Mutex<Option<Box<Intake<Up, Down>>>>,
 }
@@ -110,7 +110,7 @@ pub(super) enum News<Up, Down> {
 
 impl<Up: Message, Down: Message> Shared<Up, Down> {
     pub(super) fn new(common: Common) -> Self {
-        let Common { roster, stop, shell, leave, carried, max_message } = common;
+        let Common { roster, stop, shell, leave, carried, limits } = common;
         Self {
             lanes: Mutex::default(),
             news: Mutex::default(),
@@ -121,7 +121,7 @@ impl<Up: Message, Down: Message> Shared<Up, Down> {
             shell,
             leave,
             carried: Mutex::new(Carried { from_before: carried, to_come: None }),
-            max_message,
+            limits,
             intake: Mutex::new(None),
         }
     }
@@ -135,7 +135,7 @@ impl<Up: Message, Down: Message> Shared<Up, Down> {
 
     /// A lane that goes on.
     pub(super) fn resume(&self, suspended: Suspended) -> Option<Lane<Down, Up>> {
-        let resumed = Lane::resume(suspended, Arc::clone(&self.arrivals));
+        let resumed = Lane::resume(suspended, self.limits.expansion, Arc::clone(&self.arrivals));
         resumed.inspect_err(|error| tracing::error!(error, "messages were lost in the upgrade")).ok()
     }
 
@@ -190,7 +190,7 @@ impl<Up: Message, Down: Message> Shared<Up, Down> {
 
     /// Makes the lane of a worker that has just been spawned; what is sent on it waits.
     pub(super) fn open_lane(&self, worker: WorkerId) {
-        let lane = Lane::new(self.max_message, Arc::clone(&self.arrivals));
+        let lane = Lane::new(self.limits, Arc::clone(&self.arrivals));
         self.lanes().insert(worker, lane);
     }
 

@@ -38,7 +38,9 @@ use crate::boot::Inheritance;
 use crate::config::Settings;
 use crate::control::{Control, FromWorker, Schema, ToWorker};
 use crate::error::exit_code;
-use crate::ipc::{Answers, CallError, Lane, LaneEnd, Message, NoMessages, Replies, Reply, SendError, TrySendError};
+use crate::ipc::{
+    Answers, CallError, Expansion, Lane, LaneEnd, Limits, Message, NoMessages, Replies, Reply, SendError, TrySendError,
+};
 use crate::listen::exchange::Exchange;
 use crate::listen::mailbox::Mailboxes;
 use crate::listen::reception::{Reception, Seat};
@@ -438,7 +440,8 @@ pub(crate) fn live<M: WorkerMain<A>, A>(inherited: Inheritance, settings: Settin
         let [board, bell, mailbox] = fds;
         let board = Board::open(board.as_fd()).unwrap_or_else(|error| give_up(&error));
         let arrivals = Arc::<Notify>::default();
-        let (peers, peers_line) = Peers::start(board, max_message, Arc::clone(&arrivals));
+        let limits = Limits { message: max_message, expansion: Expansion::new(settings.max_expansion) };
+        let (peers, peers_line) = Peers::start(board, limits, Arc::clone(&arrivals));
         let process = Process::start(identity, control, primary, grace, settings.drain_spread, peers_line, |streams| {
             metrics::enter(board, metrics::Place::Worker { slot: identity.slot, line });
             let line = &board.slot(identity.slot).lines()[line];
@@ -450,7 +453,7 @@ pub(crate) fn live<M: WorkerMain<A>, A>(inherited: Inheritance, settings: Settin
         if let Some(drain) = drain {
             process.obey(drain, Vec::new());
         }
-        let lane = Lane::new(max_message, arrivals);
+        let lane = Lane::new(limits, arrivals);
         tokio::spawn(leave_if_violated(lane.drive(messages.into()), Arc::clone(&process)));
         let worker = Worker { current: CurrentWorker::of(Arc::clone(&process)), lane: lane.clone(), peers: Arc::clone(&peers) };
         let output = tokio::select! {

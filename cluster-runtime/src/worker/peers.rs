@@ -23,13 +23,13 @@ use super::peer::Peer;
 use super::visitors::Visitors;
 use crate::WorkerId;
 use crate::board::{Board, MOST_SLOTS, Slot};
-use crate::ipc::{Lane, LaneEnd, Message};
+use crate::ipc::{Lane, LaneEnd, Limits, Message};
 use crate::report::say;
 
 /// All lanes between this worker and others.
 pub(super) struct Peers<Down> {
     board: Board,
-    max_message: usize,
+    limits: Limits,
     routes: Mutex<BTreeMap<usize, Arc<Route<Down>>>>,
     visitors: Visitors<Down>,
     asks: Arc<Asks>,
@@ -64,7 +64,7 @@ pub(super) struct Line {
 pub(super) struct Route<Down> {
     slot: usize,
     place: &'static Slot,
-    max_message: usize,
+    limits: Limits,
     lanes: Mutex<Lanes<Down>>,
     answered: Notify,
     asks: Arc<Asks>,
@@ -105,12 +105,12 @@ struct Asks {
 
 impl<Down: Message> Peers<Down> {
     /// Begins to attend to what the primary says. Must be called inside the runtime.
-    pub(super) fn start(board: Board, max_message: usize, arrivals: Arc<Notify>) -> (Arc<Self>, Line) {
+    pub(super) fn start(board: Board, limits: Limits, arrivals: Arc<Notify>) -> (Arc<Self>, Line) {
         let (sender, asks) = mpsc::unbounded_channel();
         let (introductions, introduced) = mpsc::unbounded_channel();
         let peers = Arc::new(Self {
             board,
-            max_message,
+            limits,
             routes: Mutex::default(),
             visitors: Visitors::new(arrivals),
             asks: Arc::new(Asks { sender, is_over: AtomicBool::new(false) }),
@@ -125,7 +125,7 @@ impl<Down: Message> Peers<Down> {
 
     /// The most bytes of a message or an answer.
     pub(super) const fn max_message(&self) -> usize {
-        self.max_message
+        self.limits.message
     }
 
     pub(super) const fn visitors(&self) -> &Visitors<Down> {
@@ -158,7 +158,7 @@ impl<Down: Message> Peers<Down> {
             Arc::new(Route {
                 slot,
                 place,
-                max_message: self.max_message,
+                limits: self.limits,
                 lanes: Mutex::new(Lanes { known: Vec::new(), over: None }),
                 answered: Notify::new(),
                 asks: Arc::clone(&self.asks),
@@ -174,8 +174,8 @@ impl<Down: Message> Peers<Down> {
     fn heard(self: &Arc<Self>, introduction: Introduction) {
         match introduction {
             Introduction::Visitor { from, slot, socket } => {
-                let limit = agreed(self.max_message, self.board.slot(slot), from);
-                let lane = self.visitors.enter(from, slot, limit);
+                let limits = agreed(self.limits, self.board.slot(slot), from);
+                let lane = self.visitors.enter(from, slot, limits);
                 if self.asks.is_over.load(Ordering::SeqCst) {
                     lane.close();
                 }
@@ -215,9 +215,10 @@ async fn attend<Down: Message>(peers: Arc<Peers<Down>>, mut introduced: mpsc::Un
 
 /// The most bytes of a message between this worker and another one of that slot: the smaller one of two limits, which differ where one
 /// of them was spawned before an upgrade that has changed `max_message`. Both ends of a lane find the same.
-fn agreed(ours: usize, place: &Slot, other: WorkerId) -> usize {
+fn agreed(ours: Limits, place: &Slot, other: WorkerId) -> Limits {
     // One without a line is gone.
-    place.max_message_of(other).map_or(ours, |theirs| theirs.min(ours))
+    let message = place.max_message_of(other).map_or(ours.message, |theirs| theirs.min(ours.message));
+    Limits { message, ..ours }
 }
 
 /// A worker that talks nonsense to another loses that lane; what else becomes of it is for the primary to decide.
@@ -240,7 +241,7 @@ impl<Down: Message> Route<Down> {
             (Some(asked_for), _) => Some(asked_for.lane.clone()),
             (None, Some(to)) if lanes.over != Some(to) && self.ask(to) => {
                 // What comes on it is taken by nobody: whoever has something to say to this worker opens a lane.
-                let lane = Lane::new(agreed(self.max_message, self.place, to), Arc::default());
+                let lane = Lane::new(agreed(self.limits, self.place, to), Arc::default());
                 lanes.known.push(Known { to, lane: lane.clone(), is_open: false });
                 Some(lane)
             }

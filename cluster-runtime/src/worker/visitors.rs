@@ -8,7 +8,7 @@ use tokio::sync::futures::Notified;
 
 use super::peer::Sender;
 use crate::WorkerId;
-use crate::ipc::{Lane, Message, Received};
+use crate::ipc::{Lane, Limits, Message, Received};
 use crate::steps::Steps;
 
 /// The lanes of the workers that talk to this one.
@@ -104,9 +104,9 @@ impl<Down: Message> Visitors<Down> {
         if has_more_to_come { Next::Nothing { is_primary_gone } } else { Next::Ended }
     }
 
-    /// A worker has opened a lane to this one, for messages of so many bytes at most.
-    pub(super) fn enter(&self, id: WorkerId, slot: usize, max_message: usize) -> Lane<Down, Down> {
-        let lane = Lane::new(max_message, Arc::clone(&self.arrivals));
+    /// A worker has opened a lane to this one, with the limits that hold between the two.
+    pub(super) fn enter(&self, id: WorkerId, slot: usize, limits: Limits) -> Lane<Down, Down> {
+        let lane = Lane::new(limits, Arc::clone(&self.arrivals));
         let visitor = Visitor { id, slot, lane: lane.clone(), has_ended: false };
         let mut list = lock(&self.list);
         Arc::make_mut(&mut list).push(visitor);

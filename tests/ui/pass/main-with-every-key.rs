@@ -25,6 +25,7 @@ mod program {
         max_age = "12h",
         max_memory = "512MiB",
         max_message = "1MiB",
+        max_expansion = 40,
         setup = Setup::new().nice(5),
         config = Config::new().grace(Duration::from_secs(5)),
         crate = "::cluster",

@@ -20,7 +20,7 @@ use serde::de::DeserializeOwned;
 use self::bincode as wire;
 #[cfg(all(feature = "postcard", not(feature = "bincode")))]
 use self::postcard as wire;
-use super::depth::{self, Bounded, Budget};
+use super::depth::{self, Bounded, Budget, Expansion};
 use crate::os::MOST_STATE;
 
 #[cfg(not(any(feature = "bincode", feature = "postcard")))]
@@ -68,18 +68,24 @@ impl Sink for Vec<u8> {
 #[inline(always)]
 pub(crate) fn encode<T: Serialize>(value: &T, sink: &mut impl Sink) -> Result<(), String> {
     let before = sink.len();
-    let budget = Budget::new(usize::MAX);
+    let budget = Budget::to_encode();
     match wire::write(Bounded::new(value, &budget), sink) {
-        Ok(()) if budget.spent(usize::MAX) <= depth::elements_in(sink.len() - before) => Ok(()),
+        Ok(()) if budget.encoded_elements() <= depth::elements_in(sink.len() - before) => Ok(()),
         Ok(()) => Err(depth::TOO_MANY.to_owned()),
         Err(text) => Err(budget.explain(text)),
     }
 }
 
+/// Decodes a value that must fill `bytes` exactly, and takes no more memory than the default allows; the error is for people.
+#[inline]
+pub(crate) fn decode<T: DeserializeOwned>(bytes: &[u8]) -> Result<T, String> {
+    decode_expanding(bytes, Expansion::DEFAULT)
+}
+
 /// Decodes a value that must fill `bytes` exactly; the error is for people.
 #[inline(always)]
-pub(crate) fn decode<T: DeserializeOwned>(bytes: &[u8]) -> Result<T, String> {
-    if bytes.len() <= SMALL { decode_within::<SMALL, T>(bytes) } else { decode_large(bytes) }
+pub(crate) fn decode_expanding<T: DeserializeOwned>(bytes: &[u8], expansion: Expansion) -> Result<T, String> {
+    if bytes.len() <= SMALL { decode_within::<SMALL, T>(bytes, expansion) } else { decode_large(bytes, expansion) }
 }
 
 /// How much a length inside the bytes is believed, at most: codecs make room for what it says before they look whether it is there.
@@ -88,8 +94,12 @@ const SMALL: usize = 64 << 10;
 const MEDIUM: usize = 8 << 20;
 
 #[inline(never)]
-fn decode_large<T: DeserializeOwned>(bytes: &[u8]) -> Result<T, String> {
-    if bytes.len() <= MEDIUM { decode_within::<MEDIUM, T>(bytes) } else { decode_within::<MOST_STATE, T>(bytes) }
+fn decode_large<T: DeserializeOwned>(bytes: &[u8], expansion: Expansion) -> Result<T, String> {
+    if bytes.len() <= MEDIUM {
+        decode_within::<MEDIUM, T>(bytes, expansion)
+    } else {
+        decode_within::<MOST_STATE, T>(bytes, expansion)
+    }
 }
 
 /// [`encode`] for what one program hands down to the next, which may be as large as [`MOST_STATE`].
@@ -99,17 +109,17 @@ pub(crate) fn encode_state<T: Serialize>(value: &T) -> Result<Vec<u8>, String> {
     Ok(bytes)
 }
 
-/// [`decode`] for what [`encode_state`] has made.
+/// [`decode`] for what [`encode_state`] has made, which may take any memory.
 pub(crate) fn decode_state<T: DeserializeOwned>(bytes: &[u8]) -> Result<T, String> {
-    decode_within::<MOST_STATE, T>(bytes)
+    decode_within::<MOST_STATE, T>(bytes, Expansion::UNBOUNDED)
 }
 
 #[inline(always)]
-fn decode_within<const LIMIT: usize, T: DeserializeOwned>(bytes: &[u8]) -> Result<T, String> {
+fn decode_within<const LIMIT: usize, T: DeserializeOwned>(bytes: &[u8], expansion: Expansion) -> Result<T, String> {
     if bytes.len() > LIMIT {
         return Err(too_large(bytes.len(), LIMIT));
     }
-    let budget = Budget::new(depth::elements_in(bytes.len()));
+    let budget = Budget::to_decode(bytes.len(), expansion);
     match wire::read::<LIMIT, _>(Bounded::new(PhantomData, &budget), bytes) {
         Ok((value, 0)) => Ok(value),
         Ok((_, left)) => Err(left_over(left)),

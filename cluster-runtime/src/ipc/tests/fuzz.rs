@@ -103,7 +103,7 @@ fn suspended() {
             let Ok(mut read) = decode_state::<Suspended>(&bytes) else { return };
             // Where it stays all by itself: tags are for the whole process, and numbers of descriptors anybody's.
             read.next_call = sound.next_call;
-            let Ok(lane) = Side::resume(read, Arc::default()) else { return };
+            let Ok(lane) = Side::resume(read, Expansion::DEFAULT, Arc::default()) else { return };
             let (one, mut other) = UnixStream::pair().unwrap();
             other.set_nonblocking(true).unwrap();
             let driven = tokio::spawn(lane.drive(one));
@@ -208,7 +208,7 @@ struct Peer {
 
 impl Scene {
     fn new(random: &mut Random) -> Self {
-        let lane = Side::new(LIMIT, Arc::default());
+        let lane = Side::new(Limits { message: LIMIT, expansion: Expansion::DEFAULT }, Arc::default());
         let (one, socket) = UnixStream::pair().unwrap();
         socket.set_nonblocking(true).unwrap();
         let driven = tokio::spawn(lane.drive(one));
@@ -291,8 +291,11 @@ impl Scene {
     async fn move_on(&mut self, random: &mut Random) {
         let (suspended, socket) = soon(self.lane.suspend(Duration::from_secs(60))).await.unwrap();
         self.asked.clear();
-        self.lane =
-            if random.once_in(2) { resumed(&suspended) } else { Side::resume(suspended, Arc::default()).unwrap() };
+        self.lane = if random.once_in(2) {
+            resumed(&suspended)
+        } else {
+            Side::resume(suspended, Expansion::DEFAULT, Arc::default()).unwrap()
+        };
         // One that has ended has no socket any more, and needs none.
         if let Some(socket) = socket {
             self.driven = tokio::spawn(self.lane.drive(socket));

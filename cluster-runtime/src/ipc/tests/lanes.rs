@@ -333,7 +333,7 @@ async fn several_receivers_share_a_lane_and_none_sleeps_through_a_message() {
 #[tokio::test]
 async fn lanes_that_share_their_arrivals_wake_one_waiter() {
     let arrivals = Arc::new(Notify::new());
-    let primaries = [Primary::new(LIMIT, Arc::clone(&arrivals)), Primary::new(LIMIT, Arc::clone(&arrivals))];
+    let primaries = [Primary::new(LIMITS, Arc::clone(&arrivals)), Primary::new(LIMITS, Arc::clone(&arrivals))];
     let workers: [Worker; 2] = [lane(), lane()];
     for (worker, primary) in workers.iter().zip(&primaries) {
         let (one, other) = UnixStream::pair().unwrap();

@@ -423,7 +423,7 @@ async fn an_asker_that_is_suspended_leaves_its_streams_whether_they_were_taken_o
 async fn moved<Out: Message, In: Message>(lane: Lane<Out, In>) -> Lane<Out, In> {
     let (suspended, socket) = soon(lane.suspend(Duration::from_secs(30))).await.unwrap();
     let read = codec::decode_state(&codec::encode_state(&suspended).unwrap()).unwrap();
-    let lane = Lane::resume(read, Arc::default()).unwrap();
+    let lane = Lane::resume(read, Expansion::DEFAULT, Arc::default()).unwrap();
     tokio::spawn(lane.drive(socket.unwrap()));
     lane
 }

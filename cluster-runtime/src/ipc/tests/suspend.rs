@@ -65,7 +65,7 @@ async fn the_end_that_is_left_behind_is_over_for_everybody_who_waits_there() {
     assert_eq!(primary.try_send(Down::Count(0)), Err(TrySendError::Failed(SendError::Gone)));
     soon(primary.flush()).await;
     // The message that waited for room was refused and does not appear.
-    let primary = Primary::resume(suspended, Arc::default()).unwrap();
+    let primary = Primary::resume(suspended, Expansion::DEFAULT, Arc::default()).unwrap();
     tokio::spawn(primary.drive(socket.unwrap()));
     for number in 0..sent {
         assert_eq!(soon(worker.recv()).await, Some(Down::Count(number)));
@@ -87,7 +87,7 @@ async fn a_call_that_waits_fails_and_its_late_answer_is_not_taken_for_that_of_a_
     let Some(Up::Total(late)) = soon(other.recv()).await else { panic!("a question was sent") };
     let (suspended, socket) = soon(one.suspend(AT_ONCE)).await.unwrap();
     assert_eq!(soon(asking).await.unwrap(), Err(CallError::Gone));
-    let one = Peer::resume(suspended, Arc::default()).unwrap();
+    let one = Peer::resume(suspended, Expansion::DEFAULT, Arc::default()).unwrap();
     tokio::spawn(one.drive(socket.unwrap()));
     late.send(1);
     let asking = tokio::spawn(async move { one.call(Up::Total).await });
@@ -231,12 +231,12 @@ async fn a_driver_that_does_not_stop_in_time_goes_on_as_before() {
 #[tokio::test]
 async fn what_is_not_the_state_of_a_lane_is_refused() {
     let sound = soon(lane::<Down, Up>().suspend(AT_ONCE)).await.unwrap().0;
-    Primary::resume(sound.clone(), Arc::default()).unwrap();
+    Primary::resume(sound.clone(), Expansion::DEFAULT, Arc::default()).unwrap();
     let frames = [&b"\x01"[..], &[0, 0, 0, 0, 1], &frame::unanswered(1), &[9, 0, 0, 0, 1, 7]];
     for incoming in frames.map(Bytes::copy_from_slice) {
         let mut broken = sound.clone();
         broken.incoming = incoming;
-        assert!(Primary::resume(broken, Arc::default()).is_err());
+        assert!(Primary::resume(broken, Expansion::DEFAULT, Arc::default()).is_err());
     }
     for change in [
         |broken: &mut Suspended| broken.spent = WINDOW + 1,
@@ -247,7 +247,7 @@ async fn what_is_not_the_state_of_a_lane_is_refused() {
     ] {
         let mut broken = sound.clone();
         change(&mut broken);
-        assert!(Primary::resume(broken, Arc::default()).is_err());
+        assert!(Primary::resume(broken, Expansion::DEFAULT, Arc::default()).is_err());
     }
 }
 
@@ -529,7 +529,7 @@ async fn moved<Out: Message, In: Message>(lane: &Lane<Out, In>) -> (Lane<Out, In
 pub(super) fn resumed<Out: Message, In: Message>(suspended: &Suspended) -> Lane<Out, In> {
     let read = codec::decode_state(&codec::encode_state(suspended).unwrap()).unwrap();
     assert_eq!(*suspended, read);
-    Lane::resume(read.take_over().unwrap(), Arc::default()).unwrap()
+    Lane::resume(read.take_over().unwrap(), Expansion::DEFAULT, Arc::default()).unwrap()
 }
 
 /// Sends downwards until there is no room; says how many went.

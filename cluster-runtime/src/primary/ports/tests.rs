@@ -10,7 +10,7 @@ use std::path::PathBuf;
 use std::process::{Command, Stdio};
 
 use super::*;
-use crate::ipc::{Fingerprint, ForwardedReply, Lane, Message, Origin, Suspended, codec};
+use crate::ipc::{Expansion, Fingerprint, ForwardedReply, Lane, Limits, Message, Origin, Suspended, codec};
 use crate::listen::mailbox::Connection;
 use crate::listen::{Endpoint, Options, PortKey};
 
@@ -311,7 +311,8 @@ async fn before_exec(path: PathBuf) {
     let mut ports = ports(2, Dispatch::Balanced);
     let (_, address, _) = listen(&mut ports, 0, &any());
     listen(&mut ports, 0, &on(Endpoint::Unix(path)));
-    let lanes = [(); 2].map(|()| Lane::<Word, Word>::new(1 << 20, Arc::default()));
+    let limits = Limits { message: 1 << 20, expansion: Expansion::DEFAULT };
+    let lanes = [(); 2].map(|()| Lane::<Word, Word>::new(limits, Arc::default()));
     let (one, other) = UnixStream::pair().unwrap();
     for (lane, socket) in lanes.iter().zip([one, other]) {
         tokio::spawn(lane.drive(socket));
@@ -351,7 +352,7 @@ async fn after_exec(number: RawFd) {
     let ports = Ports::adopt(handed.ports, fds, Dispatch::Balanced, 1024).unwrap();
     println!("went on as {}", std::process::id());
     let lanes = handed.lanes.map(|(lane, socket)| {
-        let lane = Lane::<Word, Word>::resume(lane, Arc::default()).unwrap();
+        let lane = Lane::<Word, Word>::resume(lane, Expansion::DEFAULT, Arc::default()).unwrap();
         tokio::spawn(lane.drive(adopt(socket).into()));
         lane
     });

@@ -8,10 +8,11 @@ use tokio::time::timeout;
 use super::super::peer::Sender;
 use super::super::visitors::Next;
 use super::*;
-use crate::ipc::{Fingerprint, ForwardedReply, NoMessages, Origin, SendError, TrySendError};
+use crate::ipc::{Expansion, Fingerprint, ForwardedReply, NoMessages, Origin, SendError, TrySendError};
 
 const DEADLINE: Duration = Duration::from_secs(30);
 const MAX_MESSAGE: usize = 16 << 20;
+const LIMITS: Limits = Limits { message: MAX_MESSAGE, expansion: Expansion::DEFAULT };
 
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 struct Number(u64);
@@ -65,8 +66,8 @@ struct Worker {
 impl Worker {
     fn on(board: Board) -> Self {
         let arrivals = Arc::default();
-        let primary = Lane::new(MAX_MESSAGE, Arc::clone(&arrivals));
-        let (peers, line) = Peers::start(board, MAX_MESSAGE, arrivals);
+        let primary = Lane::new(LIMITS, Arc::clone(&arrivals));
+        let (peers, line) = Peers::start(board, LIMITS, arrivals);
         Self { peers, line, primary }
     }
 
@@ -144,7 +145,7 @@ async fn the_smaller_limit_of_two_workers_holds_for_the_first_message_already() 
         let board = board();
         board.slot(3).lines()[1].give_to(WorkerId::new(9), theirs);
         lead(&board, 3, 9);
-        let (peers, _line) = Peers::<Bulk>::start(board, MAX_MESSAGE, Arc::default());
+        let (peers, _line) = Peers::<Bulk>::start(board, LIMITS, Arc::default());
         let refused = peers.peer(3).try_send(Bulk(vec![7; limit])).unwrap_err();
         assert!(matches!(refused, TrySendError::Failed(SendError::TooLarge { limit: told, .. }) if told == limit));
         assert_eq!(peers.peer(3).try_send(Bulk(vec![7; limit - 100])), Ok(()));
@@ -273,7 +274,7 @@ async fn a_visitor_that_talks_nonsense_ends_its_own_lane_only() {
 fn visitor(worker: &Worker, id: u64, slot: usize, numbers: std::ops::Range<u64>) -> Lane<Number, Number> {
     let (ours, theirs) = UnixStream::pair().unwrap();
     worker.hears(Introduction::Visitor { from: WorkerId::new(id), slot, socket: ours.into() });
-    let lane = Lane::new(MAX_MESSAGE, Arc::default());
+    let lane = Lane::new(LIMITS, Arc::default());
     tokio::spawn(lane.drive(theirs));
     numbers.for_each(|number| lane.try_send(Number(number)).unwrap());
     lane
