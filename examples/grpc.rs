@@ -8,12 +8,20 @@ use std::future::pending;
 use std::io;
 use std::pin::Pin;
 use std::task::{Context, Poll};
+use std::time::Duration;
 
 use futures_util::stream::{Stream, unfold};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tonic::transport::Server;
 use tonic::transport::server::Connected;
 use tonic_health::server::{HealthReporter, health_reporter};
+
+/// After so long without a frame a client is asked whether it is there, and has as long to answer.
+const ASK: Duration = Duration::from_secs(20);
+/// How long nothing may come or go at all: who does not finish its handshake, or takes nothing, is let go.
+const PATIENCE: Duration = Duration::from_secs(75);
+/// A client that stays for ever is told to come anew, and what it has left open is cut some time later.
+const LONGEST: Duration = Duration::from_secs(3600);
 
 #[cluster::main(workers = "auto")]
 async fn main() -> cluster::Result {
@@ -23,7 +31,12 @@ async fn main() -> cluster::Result {
     tokio::spawn(end_watches(reporter));
     // Services of your own come beside it, by `add_service`. The signal is the end of the connections, and not `shutdown()`, so
     // that those which still wait when the cluster stops are served. Either way tonic sends GOAWAY and finishes what runs.
-    let server = Server::builder().add_service(health);
+    let mut server = Server::builder()
+        .http2_keepalive_interval(Some(ASK))
+        .http2_keepalive_timeout(Some(ASK))
+        .max_connection_age(LONGEST)
+        .max_connection_age_grace(PATIENCE);
+    let server = server.add_service(health);
     server.serve_with_incoming_shutdown(connections(listener), pending()).await.map_err(cluster::Error::other)
 }
 
@@ -37,7 +50,8 @@ async fn end_watches(mut reporter: HealthReporter) {
 /// Ends when the worker drains, after the last connection that waited.
 fn connections(listener: cluster::Listener) -> impl Stream<Item = io::Result<Connection>> {
     unfold(listener, async |listener| {
-        let (stream, client) = listener.accept().await.ok()?;
+        let (mut stream, client) = listener.accept().await.ok()?;
+        stream.set_timeout(PATIENCE);
         Some((Ok(Connection { stream, client }), listener))
     })
 }

@@ -7,12 +7,15 @@ use std::time::Duration;
 
 use cluster::Stream;
 use futures_util::{SinkExt as _, StreamExt as _};
-use tokio::time::timeout;
+use tokio::time::{Instant, timeout};
 use tokio_util::task::TaskTracker;
 use tokio_websockets::{CloseCode, Error, Message, ServerBuilder, WebSocketStream};
 
 /// How long a client may take to ask for a WebSocket, and to take its leave: one that is gone without a word does neither.
 const PATIENCE: Duration = Duration::from_secs(5);
+/// How often a silent client is asked whether it is there, and how long nothing at all may come or go.
+const ASK: Duration = Duration::from_secs(25);
+const SILENCE: Duration = Duration::from_secs(75);
 
 #[cluster::main(workers = "auto")]
 async fn main() -> cluster::Result {
@@ -20,7 +23,8 @@ async fn main() -> cluster::Result {
     let listener = cluster::listen(address).await?;
     let clients = TaskTracker::new();
     // It fails when the worker drains, after the last connection that waited.
-    while let Ok((stream, peer)) = listener.accept().await {
+    while let Ok((mut stream, peer)) = listener.accept().await {
+        stream.set_timeout(SILENCE);
         clients.spawn(async move {
             if let Err(error) = serve(stream).await {
                 println!("{peer}: {error}");
@@ -38,14 +42,23 @@ async fn serve(stream: Stream) -> Result<(), Error> {
     let (_request, mut socket) = accepted?;
     socket.send(Message::text(format!("hello from worker {}", cluster::worker().id()))).await?;
     let mut shutdown = Box::pin(cluster::worker().shutdown_spread());
+    let mut heard = Instant::now();
     loop {
         tokio::select! {
             // First, so that a message that has come is answered before the goodbye.
             biased;
-            message = socket.next() => match message.transpose()? {
-                Some(message) if message.is_text() || message.is_binary() => socket.send(message).await?,
-                Some(_) => {}
-                None => return Ok(()),
+            message = timeout(ASK, socket.next()) => match message {
+                Ok(Some(message)) => {
+                    heard = Instant::now();
+                    let message = message?;
+                    if message.is_text() || message.is_binary() {
+                        socket.send(message).await?;
+                    }
+                }
+                Ok(None) => return Ok(()),
+                Err(_silent) if heard.elapsed() > SILENCE => return Ok(()),
+                // Its PONG is a message, too.
+                Err(_silent) => socket.send(Message::ping("")).await?,
             },
             () = &mut shutdown => return goodbye(socket).await,
         }

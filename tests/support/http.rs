@@ -170,6 +170,14 @@ impl<S: Read + Write> Connection<S> {
         Ok((size > 0).then_some(chunk))
     }
 
+    /// Reads so many bytes.
+    ///
+    /// # Errors
+    /// When they do not come.
+    pub fn read_exact(&mut self, bytes: &mut [u8]) -> io::Result<()> {
+        self.stream.read_exact(bytes)
+    }
+
     /// Reads until the server closes.
     ///
     /// # Errors

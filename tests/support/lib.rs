@@ -3,6 +3,7 @@
 //! - [`Cluster`]: a running fixture and everything that it printed.
 //! - [`hung`]: a directory in which every look waits for ever.
 //! - [`http`]: the smallest client that still lets a test decide which byte is sent when.
+//! - [`http2`]: the same for HTTP/2, frame by frame.
 //! - [`scratch`]: a directory that goes with its test.
 //! - [`load`]: many clients at once, and what went wrong for them.
 //! - [`release`]: a program on disk that is replaced by its next release.
@@ -11,6 +12,7 @@
 
 pub mod http;
 pub mod hung;
+pub mod http2;
 pub mod load;
 pub mod release;
 pub mod scratch;

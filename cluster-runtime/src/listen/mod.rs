@@ -10,6 +10,7 @@ pub(crate) mod handed;
 mod head;
 pub(crate) mod inherited;
 pub(crate) mod mailbox;
+mod patience;
 pub(crate) mod place;
 mod port;
 pub(crate) mod privilege;

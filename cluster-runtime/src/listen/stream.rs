@@ -6,12 +6,14 @@ use std::pin::Pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::task::{Context, Poll};
+use std::time::Duration;
 
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::{TcpStream, UnixStream};
 use tokio::sync::Notify;
 
 use super::Address;
+use super::patience::{Direction, Patience};
 use super::reception::Held;
 
 /// A connection that a [`Listener`](crate::Listener) accepted; reads and writes like any tokio stream.
@@ -20,6 +22,7 @@ use super::reception::Held;
 #[derive(Debug)]
 pub struct Stream {
     io: Io,
+    patience: Option<Box<Patience>>,
     _held: Held,
 }
 
@@ -36,7 +39,26 @@ impl Stream {
             Address::Tcp(_) | Address::Udp(_) => Io::Tcp(TcpStream::from_std(fd.into())?),
             Address::Unix(_) | Address::Abstract(_) | Address::Unnamed => Io::Unix(UnixStream::from_std(fd.into())?),
         };
-        Ok(Self { io, _held: held })
+        Ok(Self { io, patience: None, _held: held })
+    }
+
+    /// From here on a read or a write that waits fails with [`TimedOut`](io::ErrorKind::TimedOut) once nothing has come or gone over the
+    /// connection for so long: a client that is silent, or takes nothing, is let go. Without it there is no limit.
+    ///
+    /// ```no_run
+    /// # async fn f(listener: cluster::Listener) -> std::io::Result<()> {
+    /// let (mut stream, _client) = listener.accept().await?;
+    /// stream.set_timeout(std::time::Duration::from_secs(60));
+    /// # Ok(()) }
+    /// ```
+    ///
+    /// A server that waits for its client to close while a handler is at work waits, too: so choose a time that is longer than any handler
+    /// takes. [`Http`](crate::Http) needs none of this, and knows the difference.
+    ///
+    /// # Panics
+    /// Outside a tokio runtime.
+    pub fn set_timeout(&mut self, time: Duration) {
+        self.patience = Some(Box::new(Patience::new(time)));
     }
 
     /// The TCP connection itself, to set options on; `None` on a Unix socket.
@@ -72,6 +94,21 @@ impl Stream {
     }
 }
 
+impl Stream {
+    #[inline]
+    fn judge<T>(
+        &mut self,
+        direction: Direction,
+        poll: Poll<io::Result<T>>,
+        context: &mut Context<'_>,
+    ) -> Poll<io::Result<T>> {
+        match &mut self.patience {
+            None => poll,
+            Some(patience) => patience.judge(direction, poll, context),
+        }
+    }
+}
+
 impl AsFd for Stream {
     fn as_fd(&self) -> BorrowedFd<'_> {
         match &self.io {
@@ -93,13 +130,15 @@ macro_rules! with {
 
 impl AsyncRead for Stream {
     fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
-        with!(self, io => Pin::new(io).poll_read(cx, buf))
+        let poll = with!(self, io => Pin::new(io).poll_read(cx, buf));
+        self.judge(Direction::Read, poll, cx)
     }
 }
 
 impl AsyncWrite for Stream {
     fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
-        with!(self, io => Pin::new(io).poll_write(cx, buf))
+        let poll = with!(self, io => Pin::new(io).poll_write(cx, buf));
+        self.judge(Direction::Write, poll, cx)
     }
 
     fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
@@ -107,7 +146,8 @@ impl AsyncWrite for Stream {
     }
 
     fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        with!(self, io => Pin::new(io).poll_shutdown(cx))
+        let poll = with!(self, io => Pin::new(io).poll_shutdown(cx));
+        self.judge(Direction::Write, poll, cx)
     }
 
     fn poll_write_vectored(
@@ -115,7 +155,8 @@ impl AsyncWrite for Stream {
         cx: &mut Context<'_>,
         bufs: &[IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
-        with!(self, io => Pin::new(io).poll_write_vectored(cx, bufs))
+        let poll = with!(self, io => Pin::new(io).poll_write_vectored(cx, bufs));
+        self.judge(Direction::Write, poll, cx)
     }
 
     fn is_write_vectored(&self) -> bool {

@@ -387,11 +387,13 @@ impl Activity {
             _ => return false,
         };
         drop(streams);
-        let is_cut = stream.is_some_and(|stream| self.streams_in_hand() > 1 && stream.cut());
-        if is_cut {
+        // Cut in any case; the connection with it only if it has no other in hand, or if the app was through with this one.
+        let is_cut = stream.is_some_and(|stream| stream.cut());
+        let is_spared = is_cut && self.streams_in_hand() > 1;
+        if is_spared {
             why.count();
         }
-        is_cut
+        is_spared
     }
 
     /// Whether more of a body lies in the socket, because the app does not ask for it.

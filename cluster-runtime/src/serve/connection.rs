@@ -165,7 +165,7 @@ async fn attend<C: Connection>(
 async fn end<C: Connection>(mut connection: Pin<&mut C>, why: HttpClosed, activity: &Activity) {
     why.count();
     tracing::debug!(?why, "connection ended");
-    if why == HttpClosed::WriteTimeout {
+    if why == HttpClosed::WriteTimeout && activity.is_blocked() {
         // Nothing that is still to be said would be taken.
         return activity.reset_on_close();
     }

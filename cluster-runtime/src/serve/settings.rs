@@ -105,7 +105,8 @@ impl Http {
 
     /// How long a client may take nothing at all of what there is to write: 60 s, unless it is set. Then the connection is reset. It holds for
     /// answers in one piece and for streamed ones, and for a full socket as for HTTP/2's windows: a stream that its client holds back,
-    /// while others go on, is reset alone. Whoever takes a byte now and then is never cut, and a handler that has nothing to write may be silent.
+    /// while others go on, is reset alone. Whoever takes something
+    /// now and then is not cut (what a client's kernel takes shows here by some hundred KiB at a time, once its buffers are full), and a handler that has nothing to write may be silent.
     /// PINGs and SETTINGS count for nothing. `None` turns the limit off.
     pub fn write_timeout(mut self, time: impl Into<Option<Duration>>) -> Self {
         self.limits.times.write = time.into();
