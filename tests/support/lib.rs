@@ -11,8 +11,8 @@
 //! - [`who`]: which worker answers.
 
 pub mod http;
-pub mod hung;
 pub mod http2;
+pub mod hung;
 pub mod load;
 pub mod release;
 pub mod scratch;
