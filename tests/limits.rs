@@ -206,7 +206,7 @@ fn in_http2_one_stream_that_is_held_back_is_reset_beside_others_that_go_on() {
         let stream = 2 * number + 1;
         client.request(stream, "GET /slow/50");
         loop {
-            let frame = client.next().expect("the connection stays open");
+            let frame = client.next_frame().expect("the connection stays open");
             match frame.kind {
                 RST_STREAM => return Some(frame.stream),
                 DATA if frame.stream == stream && frame.flags & END_STREAM != 0 => return None,

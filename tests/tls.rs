@@ -582,10 +582,10 @@ fn many_clients_at_once_all_come_through() {
     let pin = Arc::new(Pin::default());
     let visits = (0..4).map(|_| {
         let pin = Arc::clone(&pin);
-        thread::spawn(move || (0..50).map(|_| Client::new(&pin).visit(address).unwrap()).count())
+        thread::spawn(move || (0..50).for_each(|_| _ = Client::new(&pin).visit(address).unwrap()))
     });
     let visits: Vec<_> = visits.collect();
-    assert_eq!(visits.into_iter().map(|visit| visit.join().unwrap()).sum::<usize>(), 200);
+    visits.into_iter().for_each(|visit| visit.join().expect("every client comes through"));
     stop(cluster);
 }
 

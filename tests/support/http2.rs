@@ -111,7 +111,7 @@ impl Http2 {
     ///
     /// # Panics
     /// When nothing comes in time.
-    pub fn next(&mut self) -> Option<Frame> {
+    pub fn next_frame(&mut self) -> Option<Frame> {
         let mut header = [0; 9];
         match self.stream.read_exact(&mut header) {
             Ok(()) => {}
@@ -132,12 +132,12 @@ impl Http2 {
 
     /// The next frame of this kind; `None` once the connection is closed.
     pub fn next_of(&mut self, kind: u8) -> Option<Frame> {
-        std::iter::from_fn(|| self.next()).find(|frame| frame.kind == kind)
+        std::iter::from_fn(|| self.next_frame()).find(|frame| frame.kind == kind)
     }
 
     /// Whether a frame of this kind comes on the stream before the connection is closed.
     pub fn has(&mut self, kind: u8, stream: u32) -> bool {
-        std::iter::from_fn(|| self.next()).any(|frame| (frame.kind, frame.stream) == (kind, stream))
+        std::iter::from_fn(|| self.next_frame()).any(|frame| (frame.kind, frame.stream) == (kind, stream))
     }
 
     /// Reads a whole answer's body, opening the windows for it.
@@ -147,7 +147,7 @@ impl Http2 {
     pub fn body(&mut self, stream: u32) -> Vec<u8> {
         let mut body = Vec::new();
         loop {
-            let frame = self.next().expect("the connection is open");
+            let frame = self.next_frame().expect("the connection is open");
             if frame.stream != stream {
                 continue;
             }
@@ -168,7 +168,7 @@ impl Http2 {
 
     /// Reads until the server closes.
     pub fn wait_closed(&mut self) {
-        while self.next().is_some() {}
+        while self.next_frame().is_some() {}
     }
 }
 

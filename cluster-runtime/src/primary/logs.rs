@@ -316,8 +316,8 @@ mod tests {
     }
 
     #[track_caller]
-    fn expect_refused(path: PathBuf, why: &str) {
-        let error = owner(path.clone()).unwrap_err();
+    fn expect_refused(path: &Path, why: &str) {
+        let error = owner(path.to_path_buf()).unwrap_err();
         let told = format!("cannot open its log file {}: ", path.display());
         assert!(error.starts_with(&told) && error.contains(why), "{error}");
     }
@@ -378,10 +378,10 @@ mod tests {
             "sticky/link/a.log",
             "link/a.log",
         ] {
-            expect_refused(temp.0.join(name), why);
+            expect_refused(&temp.0.join(name), why);
         }
         temp.directory("sticky/mine/roots", 0, 0o755);
-        expect_refused(temp.0.join("sticky/mine/roots/a.log"), why);
+        expect_refused(&temp.0.join("sticky/mine/roots/a.log"), why);
     }
 
     #[test]
@@ -411,7 +411,7 @@ mod tests {
             ("missing/a.log", "No such file"),
         ] {
             let path = temp.0.join("mine").join(name);
-            expect_refused(path.clone(), why);
+            expect_refused(&path, why);
             let error = LogFile(path).open(None).unwrap_err().to_string();
             assert!(error.contains(why), "{error}");
         }

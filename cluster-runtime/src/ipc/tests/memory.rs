@@ -18,6 +18,7 @@ use super::*;
 use crate::fuzz::{Random, fuzz};
 
 /// Large in memory, and small on the wire if it holds little.
+#[expect(clippy::large_enum_variant, clippy::vec_box, reason = "what users write all the same")]
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 enum Wide {
     Small,
@@ -133,28 +134,28 @@ const MANY: usize = 80_000;
 
 #[test]
 fn honest_messages_of_any_length_pass_at_the_default() {
-    passes(vec![None::<u64>; 2 * MANY]);
-    passes(vec![Some(7_u64); 2 * MANY]);
-    passes(vec![0_u64; 2 * MANY]);
-    passes(vec![false; 2 * MANY]);
-    passes(vec![(1_u8, 2_u16, 'c'); MANY]);
-    passes((0..MANY as u32).map(|key| (key, u64::from(key))).collect::<HashMap<_, _>>());
-    passes((0..MANY as u32).map(|key| (format!("{key:02}"), format!("{key:02}"))).collect::<BTreeMap<_, _>>());
-    passes((0..MANY).map(|number| number.to_string()).collect::<Vec<_>>());
-    passes(vec![vec![1_u16, 2, 3]; MANY]);
-    passes(vec![SocketAddr::from(([127, 0, 0, 1], 80)); MANY]);
-    passes(vec![(SystemTime::UNIX_EPOCH, Duration::from_millis(1)); MANY]);
-    passes(vec![Wide::Large([u64::MAX; 32]); 20_000]);
-    passes(vec![Rc::new((1_u32, "text".to_owned())).as_ref().clone(); MANY]);
+    passes(&vec![None::<u64>; 2 * MANY]);
+    passes(&vec![Some(7_u64); 2 * MANY]);
+    passes(&vec![0_u64; 2 * MANY]);
+    passes(&vec![false; 2 * MANY]);
+    passes(&vec![(1_u8, 2_u16, 'c'); MANY]);
+    passes(&(0..MANY as u32).map(|key| (key, u64::from(key))).collect::<HashMap<_, _>>());
+    passes(&(0..MANY as u32).map(|key| (format!("{key:02}"), format!("{key:02}"))).collect::<BTreeMap<_, _>>());
+    passes(&(0..MANY).map(|number| number.to_string()).collect::<Vec<_>>());
+    passes(&vec![vec![1_u16, 2, 3]; MANY]);
+    passes(&vec![SocketAddr::from(([127, 0, 0, 1], 80)); MANY]);
+    passes(&vec![(SystemTime::UNIX_EPOCH, Duration::from_millis(1)); MANY]);
+    passes(&vec![Wide::Large([u64::MAX; 32]); 20_000]);
+    passes(&vec![Rc::new((1_u32, "text".to_owned())).as_ref().clone(); MANY]);
 }
 
 /// A `String` is 24 bytes however short; postcard needs one of them for an empty one.
 #[test]
 fn empty_texts_and_lists_pass_up_to_what_is_always_allowed() {
-    passes(vec![String::new(); ALWAYS_ALLOWED / 24]);
-    passes(vec![Vec::<Wide>::new(); ALWAYS_ALLOWED / 24]);
-    passes(vec![Box::<str>::from(""); ALWAYS_ALLOWED / 24]);
-    passes(vec![Box::<[u8]>::default(); ALWAYS_ALLOWED / 24]);
+    passes(&vec![String::new(); ALWAYS_ALLOWED / 24]);
+    passes(&vec![Vec::<Wide>::new(); ALWAYS_ALLOWED / 24]);
+    passes(&vec![Box::<str>::from(""); ALWAYS_ALLOWED / 24]);
+    passes(&vec![Box::<[u8]>::default(); ALWAYS_ALLOWED / 24]);
 }
 
 #[test]
@@ -180,7 +181,7 @@ fn state_is_not_bounded_in_memory() {
 #[tokio::test]
 async fn a_message_that_takes_too_much_ends_the_lane_and_says_what_to_do() {
     let message = || TalkWire::All(vec![Wide::Small; 10_000]);
-    let (_peer, lane, end) = having_received(message(), LIMITS);
+    let (_peer, lane, end) = having_received(&message(), LIMITS);
     assert!(soon(lane.recv()).await.is_none());
     let Ok(LaneEnd::Violation(text)) = soon(end).await else { panic!("a violation was expected") };
     let bytes = encoded(&message()).len();
@@ -194,7 +195,7 @@ async fn a_message_that_takes_too_much_ends_the_lane_and_says_what_to_do() {
 async fn what_a_lane_allows_is_what_its_receiver_is_set_to() {
     let all = vec![Wide::Small; 10_000];
     let limits = Limits { expansion: Expansion::new(1000), ..LIMITS };
-    let (_peer, lane, _end) = having_received(TalkWire::All(all.clone()), limits);
+    let (_peer, lane, _end) = having_received(&TalkWire::All(all.clone()), limits);
     assert!(matches!(soon(lane.recv()).await, Some(Talk::All(received)) if received == all));
 }
 
@@ -295,9 +296,9 @@ where
 }
 
 #[track_caller]
-fn passes<T: Serialize + DeserializeOwned + PartialEq>(value: T) {
-    match decode::<T>(&encoded(&value)) {
-        Ok(decoded) => assert!(decoded == value),
+fn passes<T: Serialize + DeserializeOwned + PartialEq>(value: &T) {
+    match decode::<T>(&encoded(value)) {
+        Ok(decoded) => assert!(decoded == *value),
         Err(error) => panic!("{error}"),
     }
 }
@@ -356,11 +357,11 @@ impl Message for Talk {
 type Side = Lane<Talk, Talk>;
 
 /// A lane whose peer is a bare socket that has sent this message.
-fn having_received(message: TalkWire, limits: Limits) -> (UnixStream, Side, JoinHandle<LaneEnd>) {
+fn having_received(message: &TalkWire, limits: Limits) -> (UnixStream, Side, JoinHandle<LaneEnd>) {
     let lane = Lane::new(limits, Arc::default());
     let (one, mut peer) = UnixStream::pair().unwrap();
     let end = tokio::spawn(lane.drive(one));
-    peer.write_all(&message_frame(&encoded(&message))).unwrap();
+    peer.write_all(&message_frame(&encoded(message))).unwrap();
     (peer, lane, end)
 }
 
