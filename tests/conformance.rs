@@ -8,7 +8,7 @@ use std::process::Command;
 use support::{Cluster, Signal, http};
 
 /// How many seconds a client has in the tests of slow ones.
-const SHORT: &str = "2";
+const SHORT: &str = "3";
 
 #[test]
 fn http2_is_spoken_as_each_of_its_sections_says() {
@@ -88,7 +88,7 @@ fn all_pass(name: &str, how: &str, cases: usize) {
     cluster.expect_exit(0);
 }
 
-/// 200 slow clients at once: others are served meanwhile, and the service lets go of the slow ones, who would stay.
+/// 60 slow clients at once: others are served meanwhile, and the service lets go of the slow ones, who would stay.
 fn outlives(how: &[&str], path: &str) {
     if !is_installed("slowhttptest") || !is_installed("ss") {
         return;
@@ -96,13 +96,13 @@ fn outlives(how: &[&str], path: &str) {
     let (mut cluster, address) = service(&[("SHORT", SHORT)]);
     let url = format!("http://{address}{path}");
     let mut slow = Cluster::of("slowhttptest")
-        .args(["-c", "200", "-r", "200", "-l", "600", "-p", "60", "-u", &url])
+        .args(["-c", "60", "-r", "60", "-l", "600", "-p", "60", "-u", &url])
         .with(|command| _ = command.args(how))
         .start();
     let meanwhile = || assert_eq!(http::body(address, "/meanwhile"), "GET /meanwhile 0\n");
     slow.wait_until("many slow clients", |_| {
         meanwhile();
-        (held_by(address) > 50).then_some(())
+        (held_by(address) > 20).then_some(())
     });
     slow.wait_until("the end of the slow ones", |_| {
         meanwhile();
