@@ -30,7 +30,7 @@ fn a_packet_that_is_too_large_is_told_off() {
 
 #[test]
 fn another_version_of_the_protocol_is_told_off() {
-    told_off("protocol", "control lane: protocol 6 instead of 5: it is of another build of cluster");
+    told_off("protocol", "control lane: protocol 7 instead of 6: it is of another build of cluster");
 }
 
 #[test]

@@ -447,7 +447,7 @@ fn what_the_service_manager_has_passed_to_another_process_has_no_names() {
     assert!(line.contains("NotFound: ") && line.contains("passed were fd:3, fd:4"), "{line}");
 }
 
-/// A worker has a duplicate of what it listens on, and nothing else; what it starts has nothing at all.
+/// The primary accepts from an inherited socket, so a worker has none of them, and neither has what it starts.
 #[test]
 fn inherited_sockets_and_their_variables_stay_with_the_primary() {
     let (used, unused) = (listening().0, listening().0);
@@ -458,9 +458,10 @@ fn inherited_sockets_and_their_variables_stay_with_the_primary() {
     let address = cluster.wait_ready();
     assert!(sockets_of(cluster.primary()).is_superset(&BTreeSet::from([used_inode, unused_inode])));
     let worker = who::find(address, |who| who.id == 1).pid;
-    assert!(sockets_of(worker).contains(&used_inode), "the test looks at the right thing");
-    assert!(!sockets_of(worker).contains(&unused_inode));
-    assert!(sockets_of(child).is_disjoint(&BTreeSet::from([used_inode, unused_inode])));
+    assert!(!sockets_of(worker).is_empty(), "the test looks at the right thing");
+    for pid in [worker, child] {
+        assert!(sockets_of(pid).is_disjoint(&BTreeSet::from([used_inode, unused_inode])));
+    }
     for pid in [worker, child] {
         let environment = String::from_utf8(fs::read(format!("/proc/{pid}/environ")).unwrap()).unwrap();
         assert!(!environment.contains("LISTEN_"), "{environment}");

@@ -4,12 +4,12 @@ use std::collections::BTreeMap;
 use std::future::Future;
 use std::io::{BufRead as _, BufReader, Read, Write};
 use std::net::{SocketAddr, TcpStream};
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use futures_util::{SinkExt as _, StreamExt as _};
 use nix::unistd::Pid;
 use support::http::Connection;
-use support::tls::{Client, Pin};
+use support::tls::{Client, Identity, Pin};
 use support::{Cluster, DEADLINE, Signal, send};
 use tokio_websockets::{ClientBuilder, CloseCode, Message};
 use tonic_health::pb::health_client::HealthClient;
@@ -23,6 +23,10 @@ const WEBSOCKET: &str = env!("CARGO_BIN_EXE_example-websocket");
 
 fn example(program: &str) -> Cluster {
     Cluster::of(program).workers(2).env("ADDR", "127.0.0.1:0").start()
+}
+
+fn example_with_tls(identity: &Identity) -> Cluster {
+    identity.give_to(Cluster::of(TLS).workers(2).env("ADDR", "127.0.0.1:0")).start()
 }
 
 #[test]
@@ -79,17 +83,26 @@ fn hyper_finishes_a_request_that_runs_when_the_cluster_stops() {
 
 #[test]
 fn behind_tls_a_request_that_runs_is_finished_when_the_cluster_stops() {
-    let client = Client::new(&Pin::default());
-    a_request_that_runs_is_finished(TLS, "/", "be heard", |address| Connection::over(client.connect(address).unwrap()));
+    let (client, identity) = (Client::new(&Pin::default()), Identity::new());
+    let connect = |address| Connection::over(client.connect(address).unwrap());
+    a_request_that_runs_is_finished_by(example_with_tls(&identity), "/", "be heard", connect);
 }
 
-fn a_request_that_runs_is_finished<S: Read + Write>(
+fn a_request_that_runs_is_finished(
     program: &str,
+    path: &str,
+    expected: &str,
+    connect: impl Fn(SocketAddr) -> Connection,
+) {
+    a_request_that_runs_is_finished_by(example(program), path, expected, connect);
+}
+
+fn a_request_that_runs_is_finished_by<S: Read + Write>(
+    mut cluster: Cluster,
     path: &str,
     expected: &str,
     connect: impl Fn(SocketAddr) -> Connection<S>,
 ) {
-    let mut cluster = example(program);
     let address = cluster.wait_ready();
     // Greeted by its worker, with the address that the client has.
     let greeted = || {
@@ -167,7 +180,8 @@ fn websocket_clients_of_both_workers_get_a_close_frame_when_the_cluster_stops() 
 
 #[test]
 fn a_tls_session_of_one_worker_is_resumed_by_the_other_and_the_certificate_is_the_same() {
-    let mut cluster = example(TLS);
+    let identity = Identity::new();
+    let mut cluster = example_with_tls(&identity);
     let address = cluster.wait_ready();
     let pin = Pin::default();
     let mut moves = BTreeMap::from([((1, 2), 0), ((2, 1), 0)]);
@@ -183,7 +197,8 @@ fn a_tls_session_of_one_worker_is_resumed_by_the_other_and_the_certificate_is_th
 
 #[test]
 fn a_tls_session_is_resumed_by_the_replacement_of_a_killed_worker() {
-    let mut cluster = example(TLS);
+    let identity = Identity::new();
+    let mut cluster = example_with_tls(&identity);
     let address = cluster.wait_ready();
     let pin = Pin::default();
     let mut clients: Vec<Client> = (0..100).map(|_| newcomer(&pin, address).0).collect();
@@ -197,43 +212,18 @@ fn a_tls_session_is_resumed_by_the_replacement_of_a_killed_worker() {
     cluster.expect_exit(0);
 }
 
-/// Ticket keys are rolled: a session is resumed after one roll and refused after two.
-#[test]
-fn a_tls_session_outlives_one_roll_of_the_ticket_keys_and_not_two() {
-    let mut cluster = Cluster::of(TLS).workers(2).env("ADDR", "127.0.0.1:0").env("ROLL", "2").start();
-    let address = cluster.wait_ready();
-    let pin = Pin::default();
-    // Whether a moment was hit in which nothing else than one roll lies between is the clock's to say, so it is tried until it was.
-    cluster.wait_until("a roll between two visits", |_| {
-        let mut old: Vec<Client> = (0..200).map(|_| newcomer(&pin, address).0).collect();
-        let mut recent = newcomer(&pin, address).0;
-        while let Some(client) = old.pop() {
-            let younger = newcomer(&pin, address).0;
-            if returned(&client, address).is_none() {
-                // The second roll is just over. When `recent` came, it was not.
-                return returned(&recent, address).map(|_| ());
-            }
-            recent = younger;
-            pause(Duration::from_millis(50));
-        }
-        None
-    });
-    cluster.signal(Signal::SIGTERM);
-    cluster.expect_exit(0);
-}
-
 /// A client that has visited once, and the worker whose tickets it holds.
 fn newcomer(pin: &Pin, address: SocketAddr) -> (Client, u64) {
     let client = Client::new(pin);
     let visit = client.visit(address).unwrap();
-    assert!(!visit.is_resumed && visit.answer.contains("of kind Full"), "{visit:?}");
+    assert!(!visit.is_resumed && visit.answer.contains("that is new"), "{visit:?}");
     (client, who(&visit.answer).0)
 }
 
 /// The worker that resumed the client's session, if one did.
 fn returned(client: &Client, address: SocketAddr) -> Option<u64> {
     let visit = client.visit(address).unwrap();
-    assert_eq!(visit.is_resumed, visit.answer.contains("of kind Resumed"), "both ends agree: {visit:?}");
+    assert_eq!(visit.is_resumed, visit.answer.contains("that is resumed"), "both ends agree: {visit:?}");
     visit.is_resumed.then(|| who(&visit.answer).0)
 }
 
@@ -266,9 +256,4 @@ fn line(client: &mut BufReader<TcpStream>) -> String {
 fn in_time(test: impl Future<Output = ()>) {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
     runtime.block_on(async { tokio::time::timeout(DEADLINE, test).await }).expect("it ends in time");
-}
-
-/// Between two looks; nothing depends on its length.
-fn pause(length: Duration) {
-    std::thread::sleep(length);
 }

@@ -213,7 +213,7 @@ fn a_second_cluster_on_the_port_fails_and_the_first_goes_on() {
 }
 
 #[test]
-fn a_connection_that_sends_no_request_is_closed_after_the_header_timeout() {
+fn a_connection_that_sends_no_request_or_half_of_one_is_closed_in_time() {
     let mut cluster = sockets("impatient").start();
     let address = cluster.wait_ready();
     let mut silent = Connection::open(address).unwrap();

@@ -29,7 +29,8 @@ pub(crate) struct Board(&'static Sheet);
 /// The layout of the shared memory; all zero at first.
 #[repr(C, align(64))]
 pub(crate) struct Sheet {
-    /// Not 0 while the primary looks after the workers by itself; 0 asks for the bell at the next sign of life.
+    /// Until when the primary surely looks after the workers by itself. A time that is past, or too far away to be the primary's, asks for
+    /// the bell at the next sign of life.
     watching: AtomicU64,
     /// Not 0 once the cluster stops, so that nobody hands a connection to somebody who is on the way out.
     stopping: AtomicU64,
@@ -103,24 +104,36 @@ impl Board {
         &self.0.metrics
     }
 
-    pub(crate) fn set_watching(&self, is_watching: bool) {
-        self.0.watching.store(is_watching.into(), Ordering::SeqCst);
+    /// The primary looks by itself until then; `None` while it sleeps.
+    pub(crate) fn set_watching(&self, until: Option<u64>) {
+        self.0.watching.store(until.unwrap_or(0), Ordering::SeqCst);
     }
 
-    /// From here on everybody keeps what they accept.
-    pub(crate) fn stop(&self) {
-        self.0.stopping.store(1, Ordering::SeqCst);
+    /// Says whether the cluster stops: from then on all workers keep what they accept.
+    pub(crate) fn set_stopping(&self, is_stopping: bool) {
+        if self.is_stopping() != is_stopping {
+            self.0.stopping.store(is_stopping.into(), Ordering::SeqCst);
+        }
     }
 
     pub(crate) fn is_stopping(&self) -> bool {
         self.0.stopping.load(Ordering::SeqCst) != 0
     }
 
-    /// Whether the primary must be rung for; true once only.
-    pub(crate) fn must_ring(&self) -> bool {
-        self.0.watching.load(Ordering::SeqCst) == 0 && self.0.watching.swap(1, Ordering::SeqCst) == 0
+    /// Whether the primary must be rung for; true for one process only, for a while.
+    pub(crate) fn must_ring(&self, now: u64) -> bool {
+        let until = self.0.watching.load(Ordering::SeqCst);
+        // What is further away another process has written: the primary would sleep for ever.
+        let is_watching = until.checked_sub(now).is_some_and(|left| left <= LONGEST_WATCH);
+        let rung = now + RUNG;
+        !is_watching && self.0.watching.compare_exchange(until, rung, Ordering::SeqCst, Ordering::SeqCst).is_ok()
     }
 }
+
+/// The longest that the primary says in advance that it looks, in nanoseconds.
+pub(crate) const LONGEST_WATCH: u64 = 1_000_000_000;
+/// For so long after the bell has rung it rings no more, in nanoseconds.
+const RUNG: u64 = 100_000_000;
 
 impl fmt::Debug for Board {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -134,7 +147,9 @@ impl Slot {
     }
 
     pub(crate) fn set_manned(&self, is_manned: bool) {
-        self.manned.store(is_manned.into(), Ordering::Relaxed);
+        if self.is_manned() != is_manned {
+            self.manned.store(is_manned.into(), Ordering::Relaxed);
+        }
     }
 
     pub(crate) fn lead(&self) -> Option<WorkerId> {
@@ -154,11 +169,6 @@ impl Slot {
 
     pub(crate) fn lines(&self) -> &[Line; 2] {
         &self.lines
-    }
-
-    /// The line that has no owner. Of two processes in a slot at most, the new one finds one.
-    pub(crate) fn free_line(&self) -> usize {
-        self.lines.iter().position(|line| line.opened().tag() == Tag::NOBODY).unwrap_or(0)
     }
 
     /// The line of `worker`, while it has one.
@@ -201,6 +211,17 @@ impl Line {
         self.clear();
         self.max_message.store(max_message as u64, Ordering::Release);
         self.opened.store(Opened::of(Tag::of(worker)).0, Ordering::Release);
+    }
+
+    /// Says again whose line it is, if another process has written over that.
+    pub(crate) fn restate(&self, worker: WorkerId, max_message: usize) {
+        let tag = Tag::of(worker);
+        if self.opened().tag() != tag {
+            self.opened.store(Opened::of(tag).0, Ordering::Release);
+        }
+        if self.max_message.load(Ordering::Relaxed) != max_message as u64 {
+            self.max_message.store(max_message as u64, Ordering::Release);
+        }
     }
 
     /// The primary takes the line of a worker that it has reaped.
@@ -250,6 +271,11 @@ impl Line {
         self.opened.fetch_or(Opened::CLOSED, Ordering::AcqRel);
     }
 
+    /// Takes promises again: another process had said otherwise. Only the owner may.
+    pub(crate) fn take_more(&self) {
+        self.opened.fetch_and(!Opened::CLOSED, Ordering::AcqRel);
+    }
+
     pub(crate) fn accepts(&self, port: usize) -> bool {
         self.ports.load(Ordering::Acquire) & bit(port) != 0
     }
@@ -262,10 +288,12 @@ impl Line {
         }
     }
 
-    /// The runtime has something to do from now on.
-    pub(crate) fn wake(&self) {
+    /// The runtime has something to do from now on; returns the time.
+    pub(crate) fn wake(&self) -> u64 {
+        let now = now();
         // In one order with `Board::must_ring`: either the primary sees this or we see that it does not look.
-        self.woken.store(now() | Self::AWAKE, Ordering::SeqCst);
+        self.woken.store(now | Self::AWAKE, Ordering::SeqCst);
+        now
     }
 
     /// The runtime waits for something to do.
@@ -466,9 +494,36 @@ mod tests {
     #[test]
     fn the_bell_is_rung_once_until_the_primary_looks_away_again() {
         let (board, _fd) = Board::create().unwrap();
-        assert!(board.must_ring());
-        assert!(!board.must_ring());
-        board.set_watching(false);
-        assert!(board.must_ring());
+        assert!(board.must_ring(now()));
+        assert!(!board.must_ring(now()));
+        board.set_watching(None);
+        assert!(board.must_ring(now()));
+    }
+
+    #[test]
+    fn the_bell_is_rung_whatever_another_process_has_written() {
+        let (board, _fd) = Board::create().unwrap();
+        let now = now();
+        for forged in [1, now + LONGEST_WATCH + 1, u64::MAX] {
+            board.set_watching(Some(forged));
+            assert!(board.must_ring(now), "{forged}");
+        }
+        board.set_watching(Some(now + 1000));
+        assert!(!board.must_ring(now), "the primary looks");
+        assert!(board.must_ring(now + 1001), "the primary was to look and has not");
+    }
+
+    #[test]
+    fn a_line_that_was_written_over_is_its_workers_again() {
+        let (_board, line) = line();
+        line.give_to(WorkerId::new(7), 1 << 20);
+        line.opened.store(u64::MAX, Ordering::Release);
+        line.max_message.store(3, Ordering::Release);
+        line.restate(WorkerId::new(7), 1 << 20);
+        assert_eq!((line.opened().tag(), line.opened().is_closed()), (Tag::of(WorkerId::new(7)), false));
+        assert_eq!(line.max_message(), Some(1 << 20));
+        line.open();
+        line.restate(WorkerId::new(7), 1 << 20);
+        assert_eq!(line.opened().count(), 1, "what is right stays");
     }
 }

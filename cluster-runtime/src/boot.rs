@@ -133,6 +133,7 @@ pub(crate) fn mark_trial(command: &mut Command, state: &OwnedFd, verdict: &Owned
     let (state, verdict) = (state.as_raw_fd(), verdict.as_raw_fd());
     command.env(MARK, format!("{NO_WORKER}primary={} state={state} verdict={verdict}", Pid::this()));
     OF_THE_MANAGER.into_iter().for_each(|name| _ = command.env_remove(name));
+    os::close_others(command);
     os::prepare_child(command, vec![state, verdict], SigSet::empty());
     os::die_with_parent(command);
 }

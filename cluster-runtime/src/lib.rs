@@ -39,6 +39,7 @@
 //! | set the number of workers, timeouts, the restart policy | [`main`](macro@main), [`Config`] |
 //! | serve HTTP, or anything else on a shared port | [`serve()`], [`Http`], [`listen()`], [`Listener`] |
 //! | say how connections are spread over the workers | [`Dispatch`], [`Sticky`], [`Placement`] |
+//! | speak TLS | `Port::tls`, `Tls` (feature `rustls`), [`servers`](servers#tls) |
 //! | listen on a Unix socket, limit connections, set socket options; UDP | [`Port`], [`udp()`] |
 //! | serve gRPC, TLS, WebSockets, with hyper or `axum::serve` | [`servers`] |
 //! | exchange typed messages | [`Message`], [`Worker`], [`Primary`], [`Reply`] |
@@ -57,6 +58,7 @@
 //! | --- | --- | --- |
 //! | `axum` | on | [`serve()`] and [`Http`] for any tower service, and `axum::serve::Listener` for [`Listener`] |
 //! | `bincode` | on | messages travel as bincode 2: integers have fixed width, encoding and decoding take the least time |
+//! | `rustls` | off | `Port::tls` and `Tls`: TLS whose sessions all workers share, by rustls and ring |
 //! | `postcard` | off | messages travel as postcard 1, which is smaller, instead; for those who must not have bincode, because it is no longer maintained (RUSTSEC-2025-0141) |
 //!
 //! For the latter, turn bincode off: `default-features = false, features = ["axum", "postcard"]`. One of the two must be on; with
@@ -73,6 +75,7 @@
 #[cfg(not(target_os = "linux"))]
 compile_error!("cluster runs on Linux only");
 
+mod aside;
 mod board;
 mod boot;
 mod config;
@@ -90,12 +93,16 @@ mod moment;
 mod os;
 mod primary;
 mod report;
+mod reserve;
 mod run;
 #[cfg(feature = "axum")]
 mod serve;
 mod setup;
 mod steps;
 mod supervisor;
+mod ticket_keys;
+#[cfg(feature = "rustls")]
+mod tls;
 mod worker;
 
 #[doc = include_str!("docs/message.md")]
@@ -121,9 +128,17 @@ pub use metrics::{Counter, Gauge, Histogram, Summary};
 pub use primary::{Event, OrderError, Primary, PrimaryHandle, ReloadError, UpgradeError, WorkerInfo, WorkerState};
 pub use run::{PrimaryMain, PrimaryOutput, WorkerMain, run};
 #[cfg(feature = "axum")]
-pub use serve::{Http, serve};
+pub use serve::{Http, HttpClosed, Protocols, serve};
 pub use setup::{Affinity, Output, Resource, Setup, Spawn};
 pub use supervisor::Restart;
+#[cfg(feature = "rustls")]
+pub use tls::{Tls, TlsAcceptor, TlsClosed, TlsInfo};
+/// The TLS library, of the version that this crate takes.
+#[cfg(feature = "rustls")]
+pub use tokio_rustls::rustls;
+/// A connection after its handshake; what [`TlsAcceptor::accept`] returns.
+#[cfg(feature = "rustls")]
+pub use tokio_rustls::server::TlsStream;
 pub use worker::{CurrentWorker, Peer, Sender, Worker, worker};
 
 /// What the macros' expansions use; not for anybody else.

@@ -3,6 +3,9 @@
 //! Nothing here knows what a worker is; callers say what they mean and this file says how Linux is asked for it.
 #![expect(unsafe_code, reason = "this file is where the crate keeps its unsafe blocks")]
 
+#[cfg(test)]
+mod tests;
+
 use std::ffi::CString;
 use std::fs::File;
 use std::io::{self, IoSlice, Write as _};
@@ -21,12 +24,14 @@ use nix::fcntl::{FcntlArg, FdFlag, OFlag, SealFlag, fcntl, open};
 use nix::sched::{CpuSet, sched_setaffinity};
 use nix::sys::memfd::{MFdFlags, memfd_create};
 use nix::sys::prctl::set_no_new_privs;
-use nix::sys::resource::{Resource, setrlimit};
+use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use nix::sys::signal::{SaFlags, SigAction, SigHandler, SigSet, SigmaskHow, Signal, pthread_sigmask, sigaction};
 use nix::sys::socket::sockopt::{self, AttachReusePortCbpf};
-use nix::sys::socket::{ControlMessage, MsgFlags, SockType, getsockopt, sendmsg, setsockopt};
+use nix::sys::socket::{ControlMessage, MsgFlags, SockType, getsockopt, recv, sendmsg, setsockopt};
 use nix::sys::stat::Mode;
-use nix::unistd::{Gid, Pid, Uid, chdir, ftruncate, setgroups, setresgid, setresuid, write};
+use nix::unistd::{
+    Gid, Pid, Uid, chdir, ftruncate, setfsgid, setfsuid, setgroups, setresgid, setresuid, setsid, write,
+};
 use socket2::SockAddr;
 use tokio::io::Interest;
 use tokio::io::unix::AsyncFd;
@@ -122,6 +127,97 @@ fn set_tcp_option(socket: BorrowedFd<'_>, option: libc::c_int, value: u32) -> io
     Ok(())
 }
 
+/// Has the child of `command` close every descriptor above stderr when it executes, whoever has left it open. To be followed by
+/// [`prepare_child`], which keeps those that are the child's.
+pub(crate) fn close_others(command: &mut Command) {
+    // SAFETY: the closure makes system calls only, and what it needs of memory is on its stack.
+    unsafe { command.pre_exec(|| Ok(close_others_on_exec()?)) };
+}
+
+/// Has every descriptor above stderr closed when this process executes another program. Async-signal-safe.
+pub(crate) fn close_others_on_exec() -> Result<(), Errno> {
+    let (first, last): (libc::c_uint, libc::c_uint) = (FIRST_OTHER.cast_unsigned(), libc::c_uint::MAX);
+    // SAFETY: the call takes three integers.
+    let done = unsafe { libc::syscall(libc::SYS_close_range, first, last, libc::CLOSE_RANGE_CLOEXEC) };
+    match Errno::result(done) {
+        Ok(_) => Ok(()),
+        // Linux before 5.11 does not know it, and a filter of system calls may not let it through.
+        Err(_) => close_listed_on_exec(),
+    }
+}
+
+/// The same, by the list that `/proc` has of them.
+fn close_listed_on_exec() -> Result<(), Errno> {
+    let list = open(c"/proc/self/fd", OFlag::O_RDONLY | OFlag::O_DIRECTORY | OFlag::O_CLOEXEC, Mode::empty())?;
+    let mut space = EntrySpace([0; ENTRY_SPACE]);
+    loop {
+        // SAFETY: the kernel writes at most so many bytes to a live place, which is aligned as entries are.
+        let len = unsafe { libc::syscall(libc::SYS_getdents64, list.as_raw_fd(), space.0.as_mut_ptr(), ENTRY_SPACE) };
+        let mut entries = match Errno::result(len)? {
+            0 => return Ok(()),
+            len => space.0.get(..len as usize).unwrap_or_default(),
+        };
+        // Of each entry: two words, its length in two bytes, a byte, and the name with a zero behind it.
+        while entries.len() > 19 {
+            let length = usize::from(u16::from_ne_bytes([entries[16], entries[17]])).clamp(1, entries.len());
+            let (entry, rest) = entries.split_at(length);
+            if let Some(number) = number_of(entry.get(19..).unwrap_or_default())
+                && number >= FIRST_OTHER
+            {
+                // SAFETY: the borrow lives for one fcntl call only, and a number that is not open makes it fail cleanly.
+                _ = fcntl(unsafe { BorrowedFd::borrow_raw(number) }, FcntlArg::F_SETFD(FdFlag::FD_CLOEXEC));
+            }
+            entries = rest;
+        }
+    }
+}
+
+/// A decimal number with a zero byte behind it.
+fn number_of(name: &[u8]) -> Option<RawFd> {
+    let digits = name.split(|byte| *byte == 0).next()?;
+    let add = |number: RawFd, digit: &u8| match digit {
+        b'0'..=b'9' => number.checked_mul(10)?.checked_add(RawFd::from(digit - b'0')),
+        _ => None,
+    };
+    if digits.is_empty() { None } else { digits.iter().try_fold(0, add) }
+}
+
+/// Those below it are stdin, stdout and stderr.
+const FIRST_OTHER: RawFd = 3;
+const ENTRY_SPACE: usize = 2048;
+
+#[repr(align(8))]
+struct EntrySpace([u8; ENTRY_SPACE]);
+
+/// Has the child of `command` write its process id to `pipe`, as four bytes, before it does anything else; so call it first.
+///
+/// Until a child has executed, whoever spawns it waits, and only this tells whom to kill if that takes too long.
+pub(crate) fn tell_pid(command: &mut Command, pipe: OwnedFd) {
+    let tell = move || {
+        write(&pipe, &std::process::id().to_ne_bytes())?;
+        Ok(())
+    };
+    // SAFETY: the closure makes system calls only.
+    unsafe { command.pre_exec(tell) };
+}
+
+/// How many bytes were written to a socket that its peer has not taken: for TCP those that it has not acknowledged.
+#[cfg(feature = "axum")]
+pub(crate) fn unsent(socket: RawFd) -> io::Result<u32> {
+    let mut bytes: libc::c_int = 0;
+    // SAFETY: the kernel writes one integer, to a live place of that size; a number that is no socket makes it fail cleanly.
+    Errno::result(unsafe { libc::ioctl(socket, libc::TIOCOUTQ, &raw mut bytes) })?;
+    Ok(bytes.unsigned_abs())
+}
+
+/// Has the kernel drop what the peer has not taken, and reset the connection, when the socket is closed.
+#[cfg(feature = "axum")]
+pub(crate) fn reset_on_close(socket: RawFd) -> io::Result<()> {
+    // SAFETY: the borrow lives for one call only, and a number that is no socket makes it fail cleanly.
+    let socket = unsafe { BorrowedFd::borrow_raw(socket) };
+    socket2::SockRef::from(&socket).set_linger(Some(Duration::ZERO))
+}
+
 /// Lets the child of `command` inherit `fds` and start with `blocked` signals held back.
 ///
 /// The flags are changed in the child between fork and exec: changed in the parent they would leak into whatever another
@@ -149,9 +245,18 @@ pub(crate) enum Change {
     Nice(i32),
     Cores(CpuSet),
     Directory(CString),
+    /// A session of its own, so that there is no controlling terminal, and a process group of its own.
+    Session,
+    /// No capability that an executed file could still bring. Where it is `needless` because nothing is gained by executing a file, it
+    /// does not matter that the kernel refuses it.
+    BoundingSet {
+        needless: bool,
+    },
     Groups(Vec<Gid>),
     Group(Gid),
     User(Uid),
+    /// None that is held, and none that is passed on, whatever the securebits made of the change of the user.
+    Capabilities,
     NoNewPrivileges,
 }
 
@@ -170,11 +275,112 @@ impl Change {
             }
             Self::Cores(cores) => sched_setaffinity(Pid::from_raw(0), cores),
             Self::Directory(path) => chdir(path.as_c_str()),
+            Self::Session => setsid().map(drop),
+            Self::BoundingSet { needless } => match empty_bounding_set() {
+                Err(Errno::EPERM) if *needless => Ok(()),
+                done => done,
+            },
             Self::Groups(groups) => setgroups(groups),
             Self::Group(group) => setresgid(*group, *group, *group),
             Self::User(user) => setresuid(*user, *user, *user),
+            Self::Capabilities => drop_capabilities(),
             Self::NoNewPrivileges => set_no_new_privs(),
         }
+    }
+}
+
+/// Drops every capability that the calling thread could get by executing a file. Async-signal-safe.
+fn empty_bounding_set() -> Result<(), Errno> {
+    let control = |option: libc::c_int, capability: libc::c_ulong| {
+        let unused: libc::c_ulong = 0;
+        // SAFETY: the call takes integers.
+        Errno::result(unsafe { libc::prctl(option, capability, unused, unused, unused) })
+    };
+    for capability in 0..=MOST_CAPABILITIES {
+        match control(libc::PR_CAPBSET_READ, capability) {
+            Ok(0) => {}
+            Ok(_) => _ = control(libc::PR_CAPBSET_DROP, capability)?,
+            // There are no more.
+            Err(_) => break,
+        }
+    }
+    Ok(())
+}
+
+/// They are bits of two words.
+const MOST_CAPABILITIES: libc::c_ulong = 63;
+
+/// Takes all capabilities from the calling thread, those too that it would pass on. Async-signal-safe.
+fn drop_capabilities() -> Result<(), Errno> {
+    #[repr(C)]
+    struct Header {
+        version: u32,
+        pid: libc::c_int,
+    }
+    /// Held, to be had, passed on.
+    type Sets = [u32; 3];
+    let mut header = Header { version: 0x2008_0522, pid: 0 };
+    let none: [Sets; 2] = [[0; 3]; 2];
+    // SAFETY: both are live and laid out as version 3 of the call has them; it may write the version.
+    Errno::result(unsafe { libc::syscall(libc::SYS_capset, &raw mut header, none.as_ptr()) }).map(drop)
+}
+
+/// A user as the file system sees it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Actor {
+    pub(crate) user: Uid,
+    pub(crate) group: Gid,
+    pub(crate) groups: Vec<Gid>,
+}
+
+/// Does `work` on a thread that has the rights of `actor` for files and paths, and no others.
+///
+/// # Errors
+/// What `work` says; and if this process may not choose whom it acts as.
+pub(crate) fn act_as<T: Send>(actor: &Actor, work: impl FnOnce() -> io::Result<T> + Send) -> io::Result<T> {
+    let act = || {
+        become_actor(actor)?;
+        work()
+    };
+    // A thread that ends after it: what it has given up does not come back.
+    std::thread::scope(|scope| {
+        let acting = std::thread::Builder::new().name("cluster-as-user".into()).spawn_scoped(scope, act)?;
+        acting.join().unwrap_or_else(|_| Err(io::Error::other("it panicked")))
+    })
+}
+
+/// For the calling thread alone. Not by setuid(2) and the like: whoever had the same user id might send signals to this thread, and with it
+/// to the process. And the C library's setgroups changes all threads.
+fn become_actor(Actor { user, group, groups }: &Actor) -> io::Result<()> {
+    let groups: Vec<libc::gid_t> = groups.iter().map(|group| group.as_raw()).collect();
+    // SAFETY: the kernel reads so many numbers from a live place.
+    Errno::result(unsafe { libc::syscall(SYS_SETGROUPS, groups.len(), groups.as_ptr()) })?;
+    setfsgid(*group);
+    setfsuid(*user);
+    drop_capabilities()?;
+    // These two say nothing of a failure, but what was before; asked once more, they say what is.
+    if setfsgid(*group) != *group || setfsuid(*user) != *user {
+        return Err(Errno::EPERM.into());
+    }
+    Ok(())
+}
+
+/// The one that takes numbers of 32 bits.
+#[cfg(any(target_arch = "x86", target_arch = "arm"))]
+const SYS_SETGROUPS: libc::c_long = libc::SYS_setgroups32;
+#[cfg(not(any(target_arch = "x86", target_arch = "arm")))]
+const SYS_SETGROUPS: libc::c_long = libc::SYS_setgroups;
+
+/// Whether the calling thread may make, rename and remove files in `directory`; `None` if the kernel does not say (before 5.8).
+pub(crate) fn may_write(directory: BorrowedFd<'_>) -> Option<bool> {
+    let flags = libc::AT_EMPTY_PATH | libc::AT_EACCESS;
+    let path = c"".as_ptr();
+    // SAFETY: the path is a live string, and the kernel only reads it.
+    let done = unsafe { libc::syscall(libc::SYS_faccessat2, directory.as_raw_fd(), path, libc::W_OK, flags) };
+    match Errno::result(done) {
+        Ok(_) => Some(true),
+        Err(Errno::EACCES | Errno::EROFS) => Some(false),
+        Err(_) => None,
     }
 }
 
@@ -325,12 +531,64 @@ pub(crate) fn accept(listener: BorrowedFd<'_>) -> io::Result<(OwnedFd, SockAddr)
     }
 }
 
-/// Makes calls on an open file never wait, whoever shares it.
-pub(crate) fn set_nonblocking(fd: BorrowedFd<'_>) -> io::Result<()> {
+/// Makes calls on an open file never wait, and its events raise no signals. All processes that share the file share these flags, and
+/// each of them can change them. Returns whether one had to be put right.
+pub(crate) fn set_nonblocking(fd: BorrowedFd<'_>) -> io::Result<bool> {
     let flags = OFlag::from_bits_retain(fcntl(fd, FcntlArg::F_GETFL)?);
-    if !flags.contains(OFlag::O_NONBLOCK) {
-        fcntl(fd, FcntlArg::F_SETFL(flags | OFlag::O_NONBLOCK))?;
+    let right = (flags | OFlag::O_NONBLOCK) & !OFlag::O_ASYNC;
+    if flags != right {
+        fcntl(fd, FcntlArg::F_SETFL(right))?;
     }
+    Ok(flags != right)
+}
+
+/// Takes the count out of an eventfd, never waiting, whatever another process has done to the flags that it shares.
+pub(crate) fn take_count(bell: BorrowedFd<'_>) -> io::Result<u64> {
+    let mut count = 0_u64;
+    let part = libc::iovec { iov_base: (&raw mut count).cast(), iov_len: size_of_val(&count) };
+    // SAFETY: the kernel writes eight bytes at most, to a live place of that size. Offset -1 is where the file stands, as for read(2).
+    let read = unsafe { libc::preadv2(bell.as_raw_fd(), &raw const part, 1, -1, libc::RWF_NOWAIT) };
+    match Errno::result(read) {
+        Ok(_) => Ok(count),
+        // Kernels before 5.8 do not have this for an eventfd.
+        Err(Errno::EOPNOTSUPP | Errno::ESPIPE | Errno::ENOSYS) => {
+            set_nonblocking(bell)?;
+            let mut bytes = [0; 8];
+            nix::unistd::read(bell, &mut bytes)?;
+            Ok(u64::from_ne_bytes(bytes))
+        }
+        Err(error) => Err(error.into()),
+    }
+}
+
+/// Reads a socket option; `None` where this socket does not have it.
+pub(crate) fn socket_option(socket: BorrowedFd<'_>, level: i32, name: i32, value: &mut [u8]) -> Option<usize> {
+    let mut len = libc::socklen_t::try_from(value.len()).ok()?;
+    // SAFETY: the kernel writes as many bytes as `len` says at most, to a live place of that size.
+    let read = unsafe { libc::getsockopt(socket.as_raw_fd(), level, name, value.as_mut_ptr().cast(), &raw mut len) };
+    Errno::result(read).ok()?;
+    usize::try_from(len).ok()
+}
+
+/// How many instructions the classic filter of a socket has; 0 if none is attached.
+///
+/// # Errors
+/// EACCES for a filter of another kind, which cannot be read.
+pub(crate) fn filter_length(socket: BorrowedFd<'_>) -> io::Result<usize> {
+    // SO_GET_FILTER has the number of SO_ATTACH_FILTER.
+    let (level, name, mut len) = (libc::SOL_SOCKET, libc::SO_ATTACH_FILTER, 0);
+    // SAFETY: with a length of 0 the kernel writes nothing but the length itself, to a live place.
+    let read = unsafe { libc::getsockopt(socket.as_raw_fd(), level, name, std::ptr::null_mut(), &raw mut len) };
+    Errno::result(read)?;
+    usize::try_from(len).map_err(io::Error::other)
+}
+
+/// Sets a socket option to what [`socket_option`] has read.
+pub(crate) fn set_socket_option(socket: BorrowedFd<'_>, level: i32, name: i32, value: &[u8]) -> io::Result<()> {
+    let len = libc::socklen_t::try_from(value.len()).map_err(io::Error::other)?;
+    // SAFETY: the kernel reads `len` bytes from a live place of that size.
+    let set = unsafe { libc::setsockopt(socket.as_raw_fd(), level, name, value.as_ptr().cast(), len) };
+    Errno::result(set)?;
     Ok(())
 }
 
@@ -371,6 +629,22 @@ pub(crate) const MOST_STATE: usize = 1 << 30;
 pub(crate) fn cell(place: &AtomicPtr<AtomicU64>) -> Option<&'static AtomicU64> {
     // SAFETY: it is null, or was made from a reference into the mapping of a sheet, which is never undone, or into a static.
     unsafe { place.load(Ordering::Acquire).as_ref() }
+}
+
+/// Fills `bytes` with what nobody can guess; waits only while the machine has just started and has nothing of the kind.
+pub(crate) fn random(bytes: &mut [u8]) -> io::Result<()> {
+    let mut filled = 0;
+    while filled < bytes.len() {
+        let rest = &mut bytes[filled..];
+        // SAFETY: the kernel writes at most as many bytes as the slice has, which is live and ours alone.
+        let count = unsafe { libc::getrandom(rest.as_mut_ptr().cast(), rest.len(), 0) };
+        match Errno::result(count) {
+            Ok(count) => filled += usize::try_from(count).map_err(io::Error::other)?,
+            Err(Errno::EINTR) => {}
+            Err(error) => return Err(error.into()),
+        }
+    }
+    Ok(())
 }
 
 /// Keeps state for the program that this process is about to become: in memory, and nobody can change it any more.
@@ -505,10 +779,10 @@ pub(crate) fn receive_stream(socket: BorrowedFd<'_>, buffer: &mut impl BufMut) -
 pub(crate) struct Packet {
     /// Bytes of the buffer that were filled; 0 is the end of the lane.
     pub(crate) len: usize,
-    /// The descriptors that came along, owned from the first moment.
+    /// The descriptors that came along and for which this process had room, owned from the first moment.
     pub(crate) fds: Vec<OwnedFd>,
-    /// The packet was larger than the buffer, or this process has no room for more descriptors.
-    pub(crate) truncated: bool,
+    /// The packet was larger than the buffer.
+    pub(crate) is_oversized: bool,
 }
 
 /// Receives one packet with its descriptors from a SEQPACKET socket; never blocks.
@@ -516,8 +790,13 @@ pub(crate) fn receive_packet(socket: BorrowedFd<'_>, buffer: &mut [u8]) -> io::R
     let mut space = ControlSpace([0; CONTROL_SPACE]);
     let mut part = libc::iovec { iov_base: buffer.as_mut_ptr().cast(), iov_len: buffer.len() };
     let (len, header) = receive(socket, &mut part, &mut space)?;
-    let truncated = header.msg_flags & (libc::MSG_TRUNC | libc::MSG_CTRUNC) != 0;
-    Ok(Packet { len, fds: take_rights(&header), truncated })
+    let is_oversized = header.msg_flags & libc::MSG_TRUNC != 0;
+    Ok(Packet { len, fds: take_rights(&header), is_oversized })
+}
+
+/// The first bytes of the packet that comes next, which stays where it is with all of its descriptors; never blocks.
+pub(crate) fn peek_packet(socket: BorrowedFd<'_>, buffer: &mut [u8]) -> io::Result<usize> {
+    Ok(recv(socket.as_raw_fd(), buffer, MsgFlags::MSG_PEEK | MsgFlags::MSG_DONTWAIT)?)
 }
 
 /// Calls recvmsg, which fills `part` and `space`. Whatever comes of it, the descriptors in the header are to be taken.
@@ -540,17 +819,25 @@ fn receive(
 
 /// Owns every descriptor that a received message installed, also when the kernel had to cut the list short (which it does
 /// when this process runs out of descriptors): nix gives up on such a message, and those already installed would leak.
+///
+/// The kernel adds a descriptor of the sender itself where another process has set `SO_PASSPIDFD` on the socket. That one is closed.
 fn take_rights(header: &libc::msghdr) -> Vec<OwnedFd> {
+    // linux/socket.h; libc does not have it for all targets.
+    const SCM_PIDFD: libc::c_int = 4;
     let mut fds = Vec::new();
     // SAFETY: the header was filled by recvmsg and its control buffer is alive; the CMSG functions stay inside the length
     // that the kernel wrote, and each number found is a descriptor made for us just now, owned exactly once, here.
     unsafe {
         let mut control = libc::CMSG_FIRSTHDR(header);
         while let Some(message) = control.as_ref() {
-            if message.cmsg_level == libc::SOL_SOCKET && message.cmsg_type == libc::SCM_RIGHTS {
-                let count = (message.cmsg_len - libc::CMSG_LEN(0) as usize) / size_of::<RawFd>();
-                let numbers = libc::CMSG_DATA(control).cast::<RawFd>();
-                fds.extend((0..count).map(|i| OwnedFd::from_raw_fd(numbers.add(i).read_unaligned())));
+            let count = (message.cmsg_len - libc::CMSG_LEN(0) as usize) / size_of::<RawFd>();
+            let numbers = libc::CMSG_DATA(control).cast::<RawFd>();
+            let owned = (0..count).map(|i| numbers.add(i).read_unaligned()).filter(|number| *number >= 0);
+            let owned = owned.map(|number| OwnedFd::from_raw_fd(number));
+            match (message.cmsg_level, message.cmsg_type) {
+                (libc::SOL_SOCKET, libc::SCM_RIGHTS) => fds.extend(owned),
+                (libc::SOL_SOCKET, SCM_PIDFD) => owned.for_each(drop),
+                _ => {}
             }
             control = libc::CMSG_NXTHDR(header, control);
         }
@@ -558,50 +845,11 @@ fn take_rights(header: &libc::msghdr) -> Vec<OwnedFd> {
     fds
 }
 
-fn thread_count() -> io::Result<usize> {
-    Ok(std::fs::read_dir("/proc/self/task")?.count())
+/// How many descriptors this process may have.
+pub(crate) fn most_descriptors() -> u64 {
+    getrlimit(Resource::RLIMIT_NOFILE).map_or(u64::MAX, |(soft, _hard)| soft)
 }
 
-#[cfg(test)]
-mod tests {
-    use std::os::fd::AsFd as _;
-
-    use super::*;
-
-    #[test]
-    fn state_is_read_as_it_was_written_and_nobody_can_change_it() {
-        let bytes: Vec<u8> = (0..100_000_u32).map(|number| number as u8).collect();
-        let fd = create_state(&bytes).unwrap();
-        let mut file = File::from(fd.try_clone().unwrap());
-        assert!(file.write_all(b"more").is_err());
-        assert!(file.set_len(1).is_err());
-        assert!(fcntl(&fd, FcntlArg::F_ADD_SEALS(SealFlag::F_SEAL_FUTURE_WRITE)).is_err());
-        assert_eq!(read_state(&fd).unwrap(), bytes);
-        assert_eq!(read_state(&create_state(&[]).unwrap()).unwrap(), b"");
-    }
-
-    #[test]
-    fn what_is_no_state_is_refused() {
-        let unsealed = memfd_create(c"plain", MFdFlags::MFD_ALLOW_SEALING).unwrap();
-        assert!(read_state(&unsealed).is_err());
-        let (end, _other) = std::os::unix::net::UnixStream::pair().unwrap();
-        assert!(read_state(&end.into()).is_err());
-        let huge = File::from(memfd_create(c"huge", MFdFlags::MFD_ALLOW_SEALING).unwrap());
-        huge.set_len(MOST_STATE as u64 + 1).unwrap();
-        fcntl(&huge, FcntlArg::F_ADD_SEALS(STATE_SEALS)).unwrap();
-        assert_eq!(read_state(&huge.into()).unwrap_err().kind(), io::ErrorKind::FileTooLarge);
-    }
-
-    #[test]
-    fn what_is_kept_on_exec_is_closed_on_exec_again_once_it_is_adopted() {
-        let is_closed = |fd: BorrowedFd<'_>| {
-            FdFlag::from_bits_retain(fcntl(fd, FcntlArg::F_GETFD).unwrap()).contains(FdFlag::FD_CLOEXEC)
-        };
-        let fd = create_state(b"").unwrap();
-        assert!(is_closed(fd.as_fd()));
-        keep_on_exec(fd.as_fd()).unwrap();
-        assert!(!is_closed(fd.as_fd()));
-        let fd = adopt_inherited(std::os::fd::IntoRawFd::into_raw_fd(fd)).unwrap();
-        assert!(is_closed(fd.as_fd()));
-    }
+fn thread_count() -> io::Result<usize> {
+    Ok(std::fs::read_dir("/proc/self/task")?.count())
 }

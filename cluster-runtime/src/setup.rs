@@ -15,8 +15,8 @@ use crate::boot::Identity;
 ///
 /// fn setup() -> Setup {
 ///     Setup::new()
-///         .user("www-data")                                   // after the primary has bound port 80
-///         .no_new_privs(true)
+///         .user("www-data")                                   // the primary binds port 80
+///         .ports(["0.0.0.0:443"])                             // and this one, should workers ask for it late
 ///         .output(Output::File("/var/log/app/{slot}.log".into()))
 ///         .rlimit(Resource::CoreFile, 0, 0)
 ///         .affinity(Affinity::Auto)
@@ -39,6 +39,9 @@ use crate::boot::Identity;
 ///
 /// Setters only record; the primary checks everything before it spawns anything, and what cannot be ends the program with exit code 2
 /// and a message that names the remedy. What the kernel refuses later, at a spawn, is a failed spawn that names the step.
+///
+/// With or without any of it, workers have a session of their own, so no controlling terminal, and no open file of the primary but
+/// stdin, stdout and stderr: what the primary was started with is closed in them.
 #[derive(Clone, Debug, Default, PartialEq)]
 #[must_use = "a Setup does nothing until it is given to a Config or to the attribute"]
 pub struct Setup {
@@ -46,7 +49,10 @@ pub struct Setup {
     /// Name or number.
     pub(crate) user: Option<String>,
     pub(crate) group: Option<String>,
-    pub(crate) no_new_privs: bool,
+    /// As with a user, without: no.
+    pub(crate) no_new_privs: Option<bool>,
+    /// What `listen` takes.
+    pub(crate) ports: Vec<String>,
     pub(crate) each: Option<Each>,
 }
 
@@ -119,7 +125,14 @@ pub enum Resource {
 impl Setup {
     /// Everything as the primary has it.
     pub const fn new() -> Self {
-        Self { surroundings: Surroundings::NONE, user: None, group: None, no_new_privs: false, each: None }
+        Self {
+            surroundings: Surroundings::NONE,
+            user: None,
+            group: None,
+            no_new_privs: None,
+            ports: Vec::new(),
+            each: None,
+        }
     }
 
     /// Sets an environment variable; a later one of the same name wins.
@@ -128,7 +141,7 @@ impl Setup {
         self
     }
 
-    /// The working directory. A relative path starts in the primary's.
+    /// The working directory. A relative path starts in the primary's. With a [`user`](Self::user), that one must be allowed to enter it.
     pub fn cwd(mut self, directory: impl Into<PathBuf>) -> Self {
         self.surroundings.cwd = Some(directory.into());
         self
@@ -145,6 +158,15 @@ impl Setup {
     ///
     /// The primary must be root. It stays so, and binds the ports, so that workers without any privilege serve port 80. The user must
     /// be allowed to execute the program's file; the directories that lead there do not matter.
+    ///
+    /// What is given up does not come back:
+    /// - no capability is left, neither held nor to be had, and [`no_new_privs`](Self::no_new_privs) is on;
+    /// - `HOME`, `USER`, `LOGNAME` and `SHELL` are that user's (for a number without a name they are not set), unless
+    ///   [`env`](Self::env) sets them;
+    /// - once the first worker is ready, no port below 1024 (`net.ipv4.ip_unprivileged_port_start`) and no Unix socket with a path is
+    ///   bound for workers any more, but for those that are bound already, and those of [`ports`](Self::ports).
+    ///
+    /// For root, by name or 0, nothing of this holds.
     pub fn user(mut self, user: impl Into<String>) -> Self {
         self.user = Some(user.into());
         self
@@ -156,9 +178,30 @@ impl Setup {
         self
     }
 
-    /// Whether neither workers nor what they start may gain privileges by executing a file (set-user-ID and the like).
+    /// The ports and paths that workers with a [`user`](Self::user) may have bound at any time, in the forms that
+    /// [`listen`](crate::listen()) takes; called again, these too. Without a user all can be had, and this changes nothing.
+    ///
+    /// ```
+    /// let setup = cluster::Setup::new().user("www-data").ports(["0.0.0.0:443", "unix:/run/app.sock"]);
+    /// ```
+    ///
+    /// It takes a privilege to bind a port below 1024, or a path in a directory of root's. Workers have given it up, so the primary binds
+    /// for them, as root; and who has taken over a worker must not have it bind just anything. So it takes what they ask for before the first
+    /// of them is ready, which is when its first `listen` has succeeded, and later only what is named here. A program that listens in
+    /// one place needs none of this; one that listens in several, one after the other, names those behind the first. For other requests
+    /// `listen` fails with `PermissionDenied`. The primary reads it when it starts and when it is upgraded, and not at a reload.
+    pub fn ports(mut self, ports: impl IntoIterator<Item = impl Into<String>>) -> Self {
+        self.ports.extend(ports.into_iter().map(Into::into));
+        self
+    }
+
+    /// Whether neither workers nor what they start may gain privileges by executing a file (set-user-ID and the like). Default: with a
+    /// [`user`](Self::user) they may not, without they may.
+    ///
+    /// A worker that has to run such a program, `sendmail` say, needs `false`. That program gets its user and group then, but no
+    /// capabilities.
     pub fn no_new_privs(mut self, no_new_privs: bool) -> Self {
-        self.no_new_privs = no_new_privs;
+        self.no_new_privs = Some(no_new_privs);
         self
     }
 

@@ -86,7 +86,7 @@ impl Mark {
 fn misbehave(mark: &Mark) -> ! {
     let Mark { control, messages } = *mark;
     match behaviour().as_str() {
-        "garbage" => send(control, &[PROTOCOL, 0xff, 0xfe, 0xfd, 0xfc]),
+        "garbage" => send(control, &[PROTOCOL, 0, 0xff, 0xfe, 0xfd, 0xfc]),
         "empty" => send(control, &[PROTOCOL]),
         "oversized" => send(control, &[PROTOCOL; 5000]),
         "huge" => send(control, &[PROTOCOL; 100_000]),
@@ -99,11 +99,11 @@ fn misbehave(mark: &Mark) -> ! {
             send(control, &hello());
         }
         "no-hello" => send(control, &ready()),
-        "descriptors" => send_fds(control, &[PROTOCOL, 0xff], 100),
+        "descriptors" => send_fds(control, &[PROTOCOL, 100, 0xff], 100),
         "descriptors-with-sense" => {
             send_fds(control, &hello(), 100);
             (0..100).for_each(|_| send_fds(control, &ready(), 100));
-            send(control, &[PROTOCOL, 0xff]);
+            send(control, &[PROTOCOL, 0, 0xff]);
         }
         "silence" => nix::unistd::close(control).expect("it was open"),
         "chatter" => {
@@ -274,12 +274,12 @@ fn jam_the_bell() {
 }
 
 /// The first byte of every packet on the control lane. Its highest bit names the codec.
-const PROTOCOL: u8 = if POSTCARD { 5 | 0x80 } else { 5 };
+const PROTOCOL: u8 = if POSTCARD { 6 | 0x80 } else { 6 };
 
 /// As the library was built.
 const POSTCARD: bool = cfg!(all(feature = "postcard", not(feature = "bincode")));
 
-// The packets by hand: protocol, then variants and integers; little-endian, of fixed width or of as many times seven bits as it takes.
+// The packets by hand: protocol, number of descriptors, then variants and integers; little-endian, of fixed width or of as many times seven bits as it takes.
 
 fn ready() -> Vec<u8> {
     packet(2, &[])
@@ -308,7 +308,7 @@ fn listen(request: u64, ordinal: u32) -> Vec<u8> {
 }
 
 fn packet(kind: u32, fields: &[Vec<u8>]) -> Vec<u8> {
-    [vec![PROTOCOL], variant(kind), fields.concat()].concat()
+    [vec![PROTOCOL, 0], variant(kind), fields.concat()].concat()
 }
 
 fn variant(index: u32) -> Vec<u8> {

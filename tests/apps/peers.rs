@@ -320,13 +320,13 @@ fn misbehave(mark: &Mark) -> ! {
     }
 }
 
-/// The packets by hand: protocol, then variants and integers of fixed width, little-endian.
+/// The packets by hand: protocol, number of descriptors, then variants and integers of fixed width, little-endian.
 /// The first byte of every packet on the control lane.
-const PROTOCOL: u8 = 5;
-const READY: [u8; 5] = [PROTOCOL, 2, 0, 0, 0];
+const PROTOCOL: u8 = 6;
+const READY: [u8; 6] = [PROTOCOL, 0, 2, 0, 0, 0];
 
 fn hello() -> Vec<u8> {
-    let mut packet = vec![PROTOCOL, 0, 0, 0, 0];
+    let mut packet = vec![PROTOCOL, 0, 0, 0, 0, 0];
     let schemas = [
         (<NoMessages as Message>::NAME, NoMessages::fingerprint().to_string()),
         (<Talk as Message>::NAME, Talk::fingerprint().to_string()),
@@ -340,7 +340,7 @@ fn hello() -> Vec<u8> {
 }
 
 fn ask(slot: u64, worker: u64) -> Vec<u8> {
-    let mut packet = vec![PROTOCOL, 5, 0, 0, 0];
+    let mut packet = vec![PROTOCOL, 0, 5, 0, 0, 0];
     packet.extend(slot.to_le_bytes());
     packet.extend(worker.to_le_bytes());
     packet
@@ -360,7 +360,7 @@ fn try_ask(control: RawFd, slot: u64, worker: u64) -> Vec<RawFd> {
 }
 
 /// The answer to a request for a lane.
-const PEER: u8 = 7;
+const PEER: u8 = 9;
 
 fn send(socket: RawFd, bytes: &[u8]) {
     let parts = [std::io::IoSlice::new(bytes)];
@@ -380,7 +380,7 @@ fn receive(control: RawFd) -> (u8, Vec<RawFd>) {
         });
         Ok(rights.flatten().collect::<Vec<_>>())
     });
-    (packet[1], fds)
+    (packet[2], fds)
 }
 
 /// The control lane does not block, and a descriptor that is a bare number cannot be polled without unsafe code: so this looks again

@@ -2,6 +2,7 @@
 
 use std::io::Write as _;
 use std::process::Command;
+use std::sync::Mutex;
 use std::time::Duration;
 use std::{fs, thread};
 
@@ -28,6 +29,7 @@ fn set(setup: Setup, key: &str, value: String) -> Setup {
         "user" => setup.user(value),
         "group" => setup.group(value),
         "no_new_privs" => setup.no_new_privs(value == "true"),
+        "ports" => setup.ports(value.split(',')),
         "files" => {
             let (soft, hard) = value.split_once(':').expect("soft:hard");
             setup.rlimit(Resource::Files, soft.parse().expect("a number"), hard.parse().expect("a number"))
@@ -85,6 +87,7 @@ async fn program() -> cluster::Result {
         eprintln!("{text} on stderr");
     };
     let app = Router::new().route("/who", get(who)).route("/print/{text}", get(print));
+    let app = app.route("/listen/{*address}", get(listen)).route("/run/{*script}", get(run));
     let address = std::env::var("ADDR").unwrap_or_else(|_| "127.0.0.1:0".into());
     cluster::serve(address, app).await
 }
@@ -92,6 +95,24 @@ async fn program() -> cluster::Result {
 async fn who() -> String {
     let worker = worker();
     format!("{} {} {} {}", worker.id(), worker.slot(), worker.generation(), std::process::id())
+}
+
+/// Listens there, too, for as long as the worker lives; says what became of it.
+async fn listen(Path(address): Path<String>) -> String {
+    static LISTENERS: Mutex<Vec<cluster::Listener>> = Mutex::new(Vec::new());
+    match cluster::listen(&address).await {
+        Ok(listener) => {
+            LISTENERS.lock().unwrap().push(listener);
+            format!("listens on {address}")
+        }
+        Err(error) => format!("{:?}: {error}", error.kind()),
+    }
+}
+
+/// What a shell prints that runs this, as a process of the worker.
+async fn run(Path(script): Path<String>) -> String {
+    let output = Command::new("sh").args(["-c", &script]).output().expect("there is a shell");
+    String::from_utf8_lossy(&[output.stdout, output.stderr].concat()).into_owned()
 }
 
 /// Lines of many lengths, those on stdout in pieces with a flush between them.

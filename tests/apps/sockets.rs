@@ -29,7 +29,10 @@ async fn program() -> cluster::Result {
         Some("twice") => twice().await,
         Some("hasty") => hasty().await,
         Some("stubborn") => stubborn().await,
-        Some("impatient") => Http::new().header_timeout(Duration::from_millis(200)).serve(address(), app()).await,
+        Some("impatient") => {
+            let patience = Duration::from_millis(200);
+            Http::new().header_timeout(patience).idle_timeout(patience).serve(address(), app()).await
+        }
         Some("upgrade") => cluster::serve(address(), Router::new().route("/upgrade", get(upgrade))).await,
         Some("heavy") => {
             let nap = || async { tokio::time::sleep(Duration::from_millis(50)).await };

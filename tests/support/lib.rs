@@ -1,6 +1,7 @@
 //! What the process tests share: start a fixture program as a real cluster, wait with a deadline, leave nothing behind.
 //!
 //! - [`Cluster`]: a running fixture and everything that it printed.
+//! - [`hung`]: a directory in which every look waits for ever.
 //! - [`http`]: the smallest client that still lets a test decide which byte is sent when.
 //! - [`scratch`]: a directory that goes with its test.
 //! - [`load`]: many clients at once, and what went wrong for them.
@@ -9,6 +10,7 @@
 //! - [`who`]: which worker answers.
 
 pub mod http;
+pub mod hung;
 pub mod load;
 pub mod release;
 pub mod scratch;

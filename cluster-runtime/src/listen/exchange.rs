@@ -115,6 +115,17 @@ impl Exchange {
         batches.filter(|batch| self.mailboxes.send(slot, cover, batch).is_err()).flatten().collect()
     }
 
+    /// The slots whose workers look into their mailboxes for connections to `port` while the cluster stops, the idlest first.
+    pub(crate) fn last_receivers(&self, port: PortId) -> Vec<usize> {
+        let load = |slot: usize| {
+            let lines = self.board.slot(slot).lines().iter().filter(|line| line.accepts(port.0));
+            lines.map(|line| (line.opened().count(), slot)).min()
+        };
+        let mut slots: Vec<_> = (0..self.mailboxes.len()).filter_map(load).collect();
+        slots.sort_unstable();
+        slots.into_iter().map(|(_, slot)| slot).collect()
+    }
+
     /// Takes back what [`place`](Self::place) has counted.
     pub(crate) fn withdraw(&self, slot: usize, counted_by: Tag) {
         if counted_by != Tag::NOBODY {

@@ -44,9 +44,9 @@ pub(crate) struct Letter {
     pub(crate) connections: Vec<Connection>,
 }
 
-/// The sending ends of all mailboxes, by slot.
+/// The sending ends of all mailboxes, by slot. One that could not be received is missing.
 #[derive(Debug, Default)]
-pub(crate) struct Mailboxes(RwLock<Vec<OwnedFd>>);
+pub(crate) struct Mailboxes(RwLock<Vec<Option<OwnedFd>>>);
 
 /// Makes a mailbox: the sending and the receiving end.
 pub(crate) fn pair() -> io::Result<(OwnedFd, OwnedFd)> {
@@ -84,11 +84,15 @@ impl Letter {
 }
 
 impl Mailboxes {
-    /// Adds the mailboxes of the slots from `first` on. They come in order.
-    pub(crate) fn add(&self, first: usize, ends: impl IntoIterator<Item = OwnedFd>) {
+    /// Puts in the mailboxes of the slots from `first` on, in the place of those that were there.
+    pub(crate) fn put(&self, first: usize, ends: impl IntoIterator<Item = OwnedFd>) {
         let mut all = self.0.write().unwrap_or_else(PoisonError::into_inner);
-        all.truncate(first);
-        all.extend(ends);
+        for (slot, end) in (first..).zip(ends) {
+            if slot >= all.len() {
+                all.resize_with(slot + 1, || None);
+            }
+            all[slot] = Some(end);
+        }
     }
 
     pub(crate) fn len(&self) -> usize {
@@ -103,7 +107,7 @@ impl Mailboxes {
         codec::encode(&(cover, clients), &mut packet).map_err(io::Error::other)?;
         let fds: Vec<_> = connections.iter().map(|connection| connection.fd.as_fd()).collect();
         let all = self.0.read().unwrap_or_else(PoisonError::into_inner);
-        let mailbox = all.get(slot).ok_or(io::ErrorKind::NotFound)?;
+        let mailbox = all.get(slot).and_then(Option::as_ref).ok_or(io::ErrorKind::NotFound)?;
         os::send_packet(mailbox.as_fd(), &packet, &fds)
     }
 }

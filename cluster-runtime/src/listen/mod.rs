@@ -4,6 +4,7 @@
 //! over to a sibling (`exchange`, `mailbox`); what comes in for this worker, by whichever way, comes through its `reception`.
 
 mod address;
+pub(crate) mod condition;
 pub(crate) mod exchange;
 pub(crate) mod handed;
 mod head;
@@ -11,6 +12,7 @@ pub(crate) mod inherited;
 pub(crate) mod mailbox;
 pub(crate) mod place;
 mod port;
+pub(crate) mod privilege;
 pub(crate) mod reception;
 pub(crate) mod registry;
 pub(crate) mod steer;
@@ -20,10 +22,9 @@ mod unix;
 
 use std::future::pending;
 use std::io;
-use std::net::Shutdown;
 use std::os::fd::{AsFd as _, BorrowedFd, OwnedFd};
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex, Once, OnceLock, PoisonError};
+use std::sync::{Arc, Mutex, Once, PoisonError};
 use std::time::Duration;
 
 use socket2::{SockFilter, SockRef};
@@ -32,7 +33,7 @@ use tokio::io::unix::AsyncFd;
 
 pub use address::Address;
 pub use place::{Dispatch, Load, Loads, Placement, Readiness, Sticky};
-pub(crate) use port::{Endpoint, Inherited, Options, PortId, PortKey, PortRequest, Refusal, Transport};
+pub(crate) use port::{Endpoint, Inherited, Options, PortId, PortKey, PortRequest, Refusal, Scheme, Transport};
 pub use port::{Port, ToAddress};
 pub use stream::Stream;
 pub(crate) use stream::{Counted, Tally};
@@ -88,7 +89,7 @@ use reception::{Arrival, Desk};
 /// # Cancel safety
 /// Dropping the future leaves nothing open in this worker.
 pub async fn listen(address: impl ToAddress) -> io::Result<Listener> {
-    Listener::open(address.port(), false).await
+    Listener::open(address.port().expect_plain()?, None).await
 }
 
 /// One worker's share of a port; made by [`listen`].
@@ -97,14 +98,15 @@ pub async fn listen(address: impl ToAddress) -> io::Result<Listener> {
 /// [`serve`](crate::serve()) is the shorter way, with a drain that ends.
 #[derive(Debug)]
 pub struct Listener {
-    socket: Shard,
+    /// The shard; none where the primary accepts for all.
+    socket: Option<AsyncFd<OwnedFd>>,
     address: Address,
     desk: Arc<Desk>,
     max_connections: usize,
-    is_inherited: bool,
     process: Arc<Process>,
     /// The worker cannot ask for the same port again while this lives.
-    _claim: Claim,
+    #[cfg_attr(not(all(feature = "axum", feature = "rustls")), expect(dead_code, reason = "it is held"))]
+    claim: Claim,
     /// Held until the queue needs no more looking after.
     accepting: Mutex<Option<Counted>>,
     newcomers_refused: Once,
@@ -113,13 +115,12 @@ pub struct Listener {
 }
 
 impl Listener {
-    pub(crate) async fn open(port: Port, http: bool) -> io::Result<Self> {
+    pub(crate) async fn open(port: Port, http: Option<Scheme>) -> io::Result<Self> {
         let process = Process::current();
         let mut options = port.options;
-        options.nodelay = options.nodelay.or(http.then_some(true));
+        options.nodelay = options.nodelay.or(http.map(|_| true));
         let mut failure = None;
         for endpoint in port.place.resolve(Transport::Stream).await? {
-            let is_inherited = matches!(endpoint, Endpoint::Inherited { .. });
             let (claim, granted) = match process.obtain_port(endpoint, http, options.clone()).await {
                 Ok(obtained) => obtained,
                 Err(error) => {
@@ -129,15 +130,14 @@ impl Listener {
                     if is_taken { break } else { continue }
                 }
             };
-            let (fd, Granted { port: id, address, by_primary }) = granted;
+            let (fd, Granted { port: id, address, .. }) = granted;
             let listener = Self {
-                socket: Shard::new(fd, by_primary)?,
+                socket: fd.map(take_over).transpose()?,
                 address,
                 desk: process.reception().open_desk(id),
                 max_connections: port.max_connections.unwrap_or(usize::MAX),
-                is_inherited,
                 process: Arc::clone(process),
-                _claim: claim,
+                claim,
                 accepting: Mutex::new(Some(Tally::count(process.listeners()))),
                 newcomers_refused: Once::new(),
                 is_short: AtomicBool::new(false),
@@ -154,6 +154,12 @@ impl Listener {
     /// None today; the signature is that of other listeners.
     pub fn local_addr(&self) -> io::Result<Address> {
         Ok(self.address.clone())
+    }
+
+    /// The port's name for all workers, the same in each, also after a reload.
+    #[cfg(all(feature = "axum", feature = "rustls"))]
+    pub(crate) fn name(&self) -> String {
+        self.claim.name()
     }
 
     /// The next connection and the address of its client.
@@ -236,7 +242,7 @@ impl Listener {
 
     /// The next connection from this worker's own shard, unless it was handed over.
     async fn accept_one(&self) -> Option<Arrival> {
-        let Some(socket) = self.socket.registered() else { return pending().await };
+        let Some(socket) = &self.socket else { return pending().await };
         let reception = self.process.reception();
         match socket.async_io(Interest::READABLE, |socket| reception.accept(&self.desk, socket)).await {
             Ok(accepted) => {
@@ -276,9 +282,8 @@ impl Listener {
                 return None;
             }
         }
-        let socket =
-            self.socket.register().inspect_err(|error| tracing::error!(%error, "cannot empty the queue")).ok()?;
-        self.refuse_newcomers(socket.get_ref());
+        let Some(socket) = &self.socket else { return self.next_until_closed().await };
+        self.newcomers_refused.call_once(|| drop_syn(socket.get_ref().as_fd()));
         let accepted = self.accept_last(socket).await;
         if accepted.is_none() {
             self.process.tell(FromWorker::Drained(self.desk.port())).await;
@@ -286,23 +291,41 @@ impl Listener {
         accepted
     }
 
+    /// What the primary, which accepts for all, still hands over; `None` once it has said that no more comes.
+    async fn next_until_closed(&self) -> Option<Arrival> {
+        let reception = self.process.reception();
+        let mut closed = self.process.closed();
+        let mut rounds = 0;
+        loop {
+            if let Some(arrival) = self.desk.pop() {
+                return Some(arrival);
+            }
+            let is_closed = closed.borrow_and_update().has(self.desk.port());
+            let is_settled = reception.is_settled() || rounds >= PROMISES;
+            tokio::select! {
+                biased;
+                () = self.desk.arrived() => {}
+                received = reception.receive() => if received.is_err() {
+                    tokio::time::sleep(ACCEPT_PAUSE).await;
+                },
+                _ = closed.changed(), if !is_closed => {}
+                // What was promised to us is on its way, unless its sender has died.
+                () = tokio::time::sleep(HANDSHAKE), if is_closed && !is_settled => rounds += 1,
+                () = std::future::ready(()), if is_closed && is_settled => return None,
+            }
+        }
+    }
+
     /// What is queued when nobody takes the queue over; `None` once it is empty for good.
     async fn accept_last(&self, socket: &AsyncFd<OwnedFd>) -> Option<Arrival> {
         let reception = self.process.reception();
-        // A Unix socket that is shut down stays readable, and accept(2) does not say that nothing more can come. To an inherited
-        // one more may come, for its owner.
-        let is_over_when_empty = self.is_inherited || !matches!(self.address, Address::Tcp(_));
         let mut is_over = false;
         let mut rounds = 0;
         loop {
             if let Some(arrival) = self.desk.pop() {
                 return Some(arrival);
             }
-            let accept = |socket: &OwnedFd| match reception.accept_to_keep(&self.desk, socket) {
-                Err(error) if is_over_when_empty && error.kind() == io::ErrorKind::WouldBlock => Ok(None),
-                Err(error) => Err(error),
-                Ok(arrival) => Ok(Some(arrival)),
-            };
+            let accept = |socket: &OwnedFd| reception.accept_to_keep(&self.desk, socket).map(Some);
             let next = async {
                 tokio::select! {
                     biased;
@@ -317,38 +340,34 @@ impl Listener {
             match tokio::time::timeout(HANDSHAKE, next).await {
                 Ok(None) => {}
                 Ok(Some(Ok(Some(arrival)))) => return Some(arrival),
-                Ok(Some(Ok(None))) => is_over = true,
+                Ok(Some(Ok(None))) => {}
                 Ok(Some(Err(error))) if is_about_one_connection(&error) => {}
-                // So some kernels say it all the same.
+                // It listens no more: another process has shut it down.
                 Ok(Some(Err(error))) if error.kind() == io::ErrorKind::InvalidInput => is_over = true,
                 // That there is no room for another one now does not mean that none waits.
                 Ok(Some(Err(_))) => tokio::time::sleep(ACCEPT_PAUSE).await,
                 // What was promised to us is on its way, unless its sender has died.
-                Err(_quiet) if !reception.is_settled() && rounds < 10 => rounds += 1,
+                Err(_quiet) if !reception.is_settled() && rounds < PROMISES => rounds += 1,
                 Err(_quiet) => return None,
             }
         }
     }
-
-    /// Lets the kernel drop every packet that would open a new connection, so that none slips in between our last look into the
-    /// queue and the close, only to be reset. Its sender tries again within a second and is then refused.
-    ///
-    /// Not on an inherited socket: whoever has given it to us may go on using it.
-    fn refuse_newcomers(&self, socket: &OwnedFd) {
-        if self.is_inherited {
-            return;
-        }
-        self.newcomers_refused.call_once(|| match self.address {
-            Address::Tcp(_) | Address::Udp(_) => drop_syn(socket.as_fd()),
-            // From here on connecting fails at once, and what is queued can still be accepted.
-            Address::Unix(_) | Address::Abstract(_) | Address::Unnamed => {
-                _ = SockRef::from(socket).shutdown(Shutdown::Read);
-            }
-        });
-    }
 }
 
-/// Whoever wants to connect is not answered, and tries again within a second. Connections that there are go on.
+/// Puts a shard in order that other workers have had before, or share, and registers it.
+fn take_over(shard: OwnedFd) -> io::Result<AsyncFd<OwnedFd>> {
+    os::set_nonblocking(shard.as_fd())?;
+    detach_filter(shard.as_fd());
+    os::register(shard, Interest::READABLE)
+}
+
+/// Takes a filter off; most sockets have none.
+pub(crate) fn detach_filter(socket: BorrowedFd<'_>) {
+    _ = SockRef::from(&socket).detach_filter();
+}
+
+/// Lets the kernel drop every packet that would open a new connection, so that none slips in between the last look into the queue and
+/// the close, only to be reset. Its sender tries again within a second. Connections that there are go on.
 pub(crate) fn drop_syn(socket: BorrowedFd<'_>) {
     // Classic BPF over the TCP header: of the flags (byte 13), SYN without ACK is dropped and all else passes.
     let drop_pure_syn = [
@@ -365,36 +384,6 @@ pub(crate) fn drop_syn(socket: BorrowedFd<'_>) {
 impl Drop for Listener {
     fn drop(&mut self) {
         self.process.reception().close_desk(&self.desk);
-    }
-}
-
-/// The worker's duplicate of its socket. Where the primary accepts, it stays idle until the very end.
-#[derive(Debug)]
-struct Shard {
-    registered: OnceLock<AsyncFd<OwnedFd>>,
-    idle: Mutex<Option<OwnedFd>>,
-}
-
-impl Shard {
-    fn new(fd: OwnedFd, is_idle: bool) -> io::Result<Self> {
-        let shard = Self { registered: OnceLock::new(), idle: Mutex::new(Some(fd)) };
-        if !is_idle {
-            shard.register()?;
-        }
-        Ok(shard)
-    }
-
-    fn registered(&self) -> Option<&AsyncFd<OwnedFd>> {
-        self.registered.get()
-    }
-
-    fn register(&self) -> io::Result<&AsyncFd<OwnedFd>> {
-        let mut idle = self.idle.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(fd) = idle.take() {
-            // Nobody else sets it, under this lock.
-            _ = self.registered.set(os::register(fd, Interest::READABLE)?);
-        }
-        self.registered.get().ok_or_else(too_late)
     }
 }
 
@@ -448,6 +437,8 @@ impl<S: Send + Sync> axum::extract::FromRequestParts<S> for Address {
 
 /// How long the queue of a closing listener must be empty: time for a handshake under way to complete.
 const HANDSHAKE: Duration = Duration::from_millis(100);
+/// How often a listener that closes waits so long for what was promised to it.
+const PROMISES: u32 = 10;
 /// The pause after an accept error that is not about one connection, such as "too many open files".
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 

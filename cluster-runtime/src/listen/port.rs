@@ -9,6 +9,8 @@ use nix::errno::Errno;
 use serde::{Deserialize, Serialize};
 
 use super::Address;
+#[cfg(feature = "rustls")]
+use crate::tls::Tls;
 
 /// Where to listen, with settings; what [`listen`](crate::listen()) and [`serve`](crate::serve()) take in place of a mere
 /// address.
@@ -31,6 +33,8 @@ pub struct Port {
     pub(crate) place: Place,
     pub(crate) options: Options,
     pub(crate) max_connections: Option<usize>,
+    #[cfg(feature = "rustls")]
+    pub(crate) tls: Option<Tls>,
 }
 
 /// Where to listen, as the user wrote it.
@@ -128,8 +132,43 @@ impl Port {
         self
     }
 
+    /// Speaks TLS: with a certificate from PEM files ([`Tls::from_pem`]), or as a rustls `ServerConfig` says. For
+    /// [`serve`](crate::serve()) and [`Http::serve`](crate::Http::serve).
+    ///
+    /// ```no_run
+    /// # async fn f(app: axum::Router) -> cluster::Result {
+    /// use cluster::{Port, Tls};
+    /// cluster::serve(Port::at("0.0.0.0:3443").tls(Tls::from_pem("cert.pem", "key.pem")), app).await
+    /// # }
+    /// ```
+    ///
+    /// [`listen`](crate::listen()) refuses a port with TLS: a handshake in `accept` would let one slow client keep all others
+    /// waiting. There the task of each connection shakes hands, by [`Tls::acceptor`].
+    #[cfg(feature = "rustls")]
+    pub fn tls(mut self, tls: impl Into<Tls>) -> Self {
+        self.tls = Some(tls.into());
+        self
+    }
+
     fn place(place: Place) -> Self {
-        Self { place, options: Options::default(), max_connections: None }
+        Self {
+            place,
+            options: Options::default(),
+            max_connections: None,
+            #[cfg(feature = "rustls")]
+            tls: None,
+        }
+    }
+
+    /// For those who do not shake hands: what goes over the port would not be encrypted.
+    pub(crate) fn expect_plain(self) -> io::Result<Self> {
+        #[cfg(feature = "rustls")]
+        if self.tls.is_some() {
+            let text = "only serve shakes hands by itself on a Port with tls(..); here listen without it, make an acceptor by \
+                        Tls::acceptor(), and have the task of each connection shake hands";
+            return Err(io::Error::new(io::ErrorKind::InvalidInput, text));
+        }
+        Ok(self)
     }
 }
 
@@ -210,9 +249,16 @@ pub(crate) struct PortId(pub(crate) usize);
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct PortRequest {
     pub(crate) key: PortKey,
-    /// What is spoken there, for the line that tells the user how to try it.
-    pub(crate) http: bool,
+    /// Whether HTTP is spoken there, and how, for the line that tells the user how to try it.
+    pub(crate) http: Option<Scheme>,
     pub(crate) options: Options,
+}
+
+/// How a URL there begins.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+pub(crate) enum Scheme {
+    Http,
+    Https,
 }
 
 /// What tells ports apart.
@@ -355,6 +401,7 @@ impl Refusal {
             io::ErrorKind::InvalidInput => Errno::EINVAL,
             io::ErrorKind::PermissionDenied => Errno::EACCES,
             io::ErrorKind::NotFound => Errno::ENOENT,
+            io::ErrorKind::TimedOut => Errno::ETIMEDOUT,
             _ => Errno::EIO,
         };
         let errno = error.raw_os_error().unwrap_or(by_kind as i32);

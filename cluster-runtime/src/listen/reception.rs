@@ -2,7 +2,6 @@
 //! how many it has.
 
 use std::collections::{BTreeMap, VecDeque};
-use std::future::pending;
 use std::io;
 use std::os::fd::{AsFd as _, AsRawFd as _, OwnedFd};
 use std::sync::atomic::{AtomicBool, AtomicI32, AtomicUsize, Ordering};
@@ -10,11 +9,11 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::time::Duration;
 
 use nix::errno::Errno;
-use nix::sys::resource::{Resource, getrlimit};
 use nix::sys::socket::{MsgFlags, recv};
+use socket2::SockAddr;
 use tokio::io::Interest;
 use tokio::io::unix::AsyncFd;
-use tokio::sync::Notify;
+use tokio::sync::{Notify, watch};
 use tokio::time::timeout;
 
 use super::exchange::{Choice, Client, Exchange, Outgoing};
@@ -24,6 +23,7 @@ use super::stream::{Counted, Tally};
 use super::{PortId, is_about_one_connection};
 use crate::board::{self, Line, Tag};
 use crate::os;
+use crate::reserve::Reserve;
 use crate::worker::Process;
 
 /// How long a client may take to say what its connection is placed by.
@@ -49,7 +49,9 @@ pub(crate) struct Seat {
 pub(crate) struct Reception {
     seat: Seat,
     exchange: Exchange,
-    mailbox: AsyncFd<OwnedFd>,
+    /// Replaced when another worker has made it useless.
+    mailbox: watch::Sender<Arc<AsyncFd<OwnedFd>>>,
+    reserve: Arc<Reserve>,
     desks: Mutex<BTreeMap<PortId, Arc<Desk>>>,
     /// Where connections wait that came for a listener which is not here.
     strays: Mutex<Vec<Weak<Desk>>>,
@@ -58,6 +60,7 @@ pub(crate) struct Reception {
     highest: AtomicI32,
     /// Somebody has shut the mailbox down, so that nothing will ever come.
     is_cut_off: AtomicBool,
+    is_leaving: AtomicBool,
     odd: Mutex<Option<Odd>>,
 }
 
@@ -108,17 +111,25 @@ pub(crate) struct Held {
 
 impl Reception {
     /// Must be called inside a tokio runtime.
-    pub(crate) fn new(seat: Seat, exchange: Exchange, mailbox: OwnedFd, streams: Arc<Tally>) -> io::Result<Self> {
+    pub(crate) fn new(
+        seat: Seat,
+        exchange: Exchange,
+        mailbox: OwnedFd,
+        streams: Arc<Tally>,
+        reserve: Arc<Reserve>,
+    ) -> io::Result<Self> {
         let mailbox = os::register(mailbox, Interest::READABLE)?;
         Ok(Self {
             seat,
             exchange,
-            mailbox,
+            mailbox: watch::Sender::new(Arc::new(mailbox)),
+            reserve,
             desks: Mutex::default(),
             strays: Mutex::default(),
             streams,
             highest: AtomicI32::new(0),
             is_cut_off: AtomicBool::new(false),
+            is_leaving: AtomicBool::new(false),
             odd: Mutex::default(),
         })
     }
@@ -130,6 +141,17 @@ impl Reception {
     #[cfg(feature = "axum")]
     pub(crate) fn line(&self) -> &'static Line {
         self.seat.line
+    }
+
+    /// From here on letters come into this mailbox.
+    pub(crate) fn move_to(&self, mailbox: OwnedFd) {
+        match os::register(mailbox, Interest::READABLE) {
+            Ok(mailbox) => {
+                self.is_cut_off.store(false, Ordering::Relaxed);
+                self.mailbox.send_replace(Arc::new(mailbox));
+            }
+            Err(error) => tracing::error!(%error, "cannot take a new mailbox: nothing can be handed to this worker"),
+        }
     }
 
     /// From here on connections to `port` come to this worker.
@@ -207,15 +229,28 @@ impl Reception {
             recv(mailbox.as_raw_fd(), &mut [], MsgFlags::MSG_PEEK | MsgFlags::MSG_DONTWAIT)?;
             Ok(None)
         };
+        let mut replaced = self.mailbox.subscribe();
+        let mailbox = Arc::clone(&replaced.borrow_and_update());
         if self.is_cut_off.load(Ordering::Relaxed) {
-            return pending().await;
+            // The sender lives as long as this.
+            _ = replaced.changed().await;
+            return Ok(());
         }
-        let letter = match self.mailbox.async_io(Interest::READABLE, take).await {
+        let received = tokio::select! {
+            biased;
+            received = mailbox.async_io(Interest::READABLE, take) => received,
+            _ = replaced.changed() => return Ok(()),
+        };
+        let letter = match received {
             Ok(Some(letter)) => letter,
             Ok(None) => return Err(Errno::EMFILE.into()),
             Err(error) if error.kind() == io::ErrorKind::UnexpectedEof => {
-                tracing::error!("another worker has shut down the mailbox: nothing can be handed to this one any more");
+                tracing::error!(
+                    "another process has shut down the mailbox: nothing is handed to this worker until it gets another"
+                );
                 self.is_cut_off.store(true, Ordering::Relaxed);
+                // The primary sees it, too, when it looks.
+                crate::worker::ring();
                 return Ok(());
             }
             Err(error) => {
@@ -268,21 +303,27 @@ impl Reception {
 
     /// Whether this process can open as many descriptors as a letter may bring.
     pub(crate) fn has_room_for_a_letter(&self) -> bool {
-        let most = most_descriptors();
+        if !self.reserve.refill() {
+            return false;
+        }
+        let most = os::most_descriptors();
         let highest = u64::try_from(self.highest.load(Ordering::Relaxed)).unwrap_or(0);
         // The kernel gives the lowest number that is free. As long as none was near the limit, there is room.
         highest.saturating_add(2 * mailbox::BATCH as u64) < most
-            || (0..mailbox::BATCH).map(|_| self.mailbox.get_ref().try_clone()).collect::<io::Result<Vec<_>>>().is_ok()
+            || (0..mailbox::BATCH)
+                .map(|_| self.mailbox.borrow().get_ref().try_clone())
+                .collect::<io::Result<Vec<_>>>()
+                .is_ok()
     }
 
     /// Accepts what waits in `socket` until there is a connection to keep, and hands over what is not.
     ///
     /// # Errors
-    /// Those of accept(2), `WouldBlock` among them.
+    /// Those of accept(2), `WouldBlock` among them; EMFILE while the reserve is not whole.
     pub(crate) fn accept(&self, desk: &Arc<Desk>, socket: &OwnedFd) -> io::Result<Option<Arrival>> {
         let mut outgoing = Outgoing::default();
         let outcome = loop {
-            let (fd, client) = match os::accept(socket.as_fd()) {
+            let (fd, client) = match self.accept_from(socket) {
                 Ok(accepted) => accepted,
                 Err(error) if is_about_one_connection(&error) => continue,
                 Err(error) => break Err(error),
@@ -309,9 +350,18 @@ impl Reception {
         }
     }
 
+    fn accept_from(&self, socket: &OwnedFd) -> io::Result<(OwnedFd, SockAddr)> {
+        if !self.reserve.refill() {
+            return Err(Errno::EMFILE.into());
+        }
+        // Another worker of the slot shares the open file, and one that makes it block must not stop this one.
+        os::set_nonblocking(socket.as_fd())?;
+        os::accept(socket.as_fd())
+    }
+
     /// Accepts one connection and keeps it, whatever others have to do.
     pub(crate) fn accept_to_keep(&self, desk: &Arc<Desk>, socket: &OwnedFd) -> io::Result<Arrival> {
-        let (fd, client) = os::accept(socket.as_fd())?;
+        let (fd, client) = self.accept_from(socket)?;
         Ok(self.take_in(desk, Connection { fd, client: super::Address::of_stream(&client) }))
     }
 
@@ -337,6 +387,7 @@ impl Reception {
 
     /// Takes no promises any more, as this worker is on its way out.
     pub(crate) fn leave(&self) {
+        self.is_leaving.store(true, Ordering::Relaxed);
         self.seat.line.take_no_more();
         crate::worker::ring();
     }
@@ -405,10 +456,23 @@ impl Reception {
     /// The connection is on the board's count already.
     fn hold(&self, desk: &Arc<Desk>, connection: Connection) -> Arrival {
         self.seat.line.count_accepted();
+        self.restate(desk);
         self.highest.fetch_max(connection.fd.as_raw_fd(), Ordering::Relaxed);
         desk.open.fetch_add(1, Ordering::Relaxed);
         let held = Held { line: self.seat.line, desk: Arc::clone(desk), _counted: Tally::count(&self.streams) };
         Arrival { connection, held }
+    }
+
+    /// Says again on the board what another process may have written over.
+    fn restate(&self, desk: &Arc<Desk>) {
+        let accepts = !self.seat.line.opened().is_closed() && self.seat.line.accepts(desk.port.0);
+        if accepts || self.is_leaving.load(Ordering::Relaxed) || desk.pauses.load(Ordering::Relaxed) > 0 {
+            return;
+        }
+        self.seat.line.take_more();
+        if self.desks().get(&desk.port).is_some_and(|open| Arc::ptr_eq(open, desk)) {
+            self.seat.line.set_accepts(desk.port.0, true);
+        }
     }
 
     /// Puts right what a worker that died between a promise and the hand-over has left behind. To be called when the mailbox is
@@ -539,11 +603,7 @@ impl Drop for Held {
 
 /// Connections may wait for a listener that is not here as long as half of all descriptors are left for those that are.
 fn most_strays() -> usize {
-    usize::try_from(most_descriptors() / 2).unwrap_or(usize::MAX)
-}
-
-fn most_descriptors() -> u64 {
-    getrlimit(Resource::RLIMIT_NOFILE).map_or(u64::MAX, |(soft, _hard)| soft)
+    usize::try_from(os::most_descriptors() / 2).unwrap_or(usize::MAX)
 }
 
 /// Looks for `key` at the beginning of what the client sends, and leaves it all where it is.

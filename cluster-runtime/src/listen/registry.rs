@@ -10,9 +10,11 @@
 //! When the primary becomes another program, its sockets stay open and so stay what they are for the kernel, steering included.
 //! What is known of them goes along as [`RegistryState`].
 
+mod repair;
+
 use std::collections::BTreeSet;
 use std::io;
-use std::net::SocketAddr;
+use std::net::{Shutdown, SocketAddr};
 use std::os::fd::{AsFd, BorrowedFd};
 use std::time::Duration;
 
@@ -20,15 +22,17 @@ use nix::errno::Errno;
 use serde::{Deserialize, Serialize};
 use socket2::{Domain, Protocol, SockAddr, Socket, TcpKeepalive, Type};
 
+use super::condition::Condition;
 use super::handed::{HandedDown, invalid};
 use super::inherited::{InheritedSockets, InheritedState};
 use super::place::Dispatch;
 use super::steer::{self, Steering};
 use super::unix::{self, FileGuard};
-use super::{Address, Endpoint, Options, PortId, PortKey, PortRequest, Transport};
+use super::{Address, Endpoint, Options, PortId, PortKey, PortRequest, Scheme, Transport};
 use crate::board::MOST_PORTS;
 use crate::control::Granted;
 use crate::os;
+pub(crate) use repair::{Fault, Repair};
 
 /// Connections that may wait in a shard; the kernel cuts it to `net.core.somaxconn`.
 const BACKLOG: u32 = 4096;
@@ -49,9 +53,11 @@ struct Port {
     key: PortKey,
     /// With the real port number.
     address: Address,
-    http: bool,
+    http: Option<Scheme>,
     /// As they hold now: what is bound later gets them too.
     options: Options,
+    /// What each shard is like, as long as nothing but the registry changes it.
+    condition: Condition,
     sockets: Sockets,
 }
 
@@ -64,7 +70,8 @@ enum Sockets {
         excluded: BTreeSet<usize>,
     },
     Shared {
-        socket: Socket,
+        /// None once it was lost and cannot be bound again.
+        socket: Option<Socket>,
         file: Option<FileGuard>,
     },
 }
@@ -82,7 +89,7 @@ pub(crate) struct RegistryState {
 struct PortState {
     key: PortKey,
     address: Address,
-    http: bool,
+    http: Option<Scheme>,
     options: Options,
     sockets: SocketsState,
 }
@@ -95,6 +102,7 @@ enum SocketsState {
         excluded: BTreeSet<usize>,
     },
     Shared {
+        is_there: bool,
         has_file: bool,
     },
 }
@@ -106,19 +114,32 @@ impl Registry {
         Self { ports: Vec::new(), slots, dispatch, inherited, most_sockets }
     }
 
-    /// The socket of `slot` for this port, bound and listening.
+    /// The socket of `slot` for this port, bound and listening; none where the primary accepts for all.
     ///
     /// # Errors
     /// What bind(2) or listen(2) say, and EMFILE beyond the most sockets or ports; nothing is remembered of a failure, so that a
     /// retry starts afresh.
-    pub(crate) fn listen(&mut self, slot: usize, request: &PortRequest) -> io::Result<(Granted, BorrowedFd<'_>)> {
-        let id = match self.position(&request.key) {
-            Some(id) => id,
-            None => self.bind(request)?,
-        };
-        if let Some(port) = &mut self.ports[id.0] {
-            port.apply(&request.options)?;
-            port.options.overwrite(&request.options);
+    pub(crate) fn listen(
+        &mut self,
+        slot: usize,
+        request: &PortRequest,
+    ) -> io::Result<(Granted, Option<BorrowedFd<'_>>)> {
+        match self.position(&request.key) {
+            None => {
+                let id = self.bind(request)?;
+                if let Some(port) = &mut self.ports[id.0] {
+                    port.set(request.options.clone())?;
+                }
+            }
+            Some(id) => {
+                if let Some(port) = &mut self.ports[id.0] {
+                    let mut options = port.options.clone();
+                    options.overwrite(&request.options);
+                    if options != port.options {
+                        port.set(options)?;
+                    }
+                }
+            }
         }
         self.find(slot, request)
     }
@@ -152,14 +173,18 @@ impl Registry {
     ///
     /// # Errors
     /// ESHUTDOWN if there is none.
-    pub(crate) fn find(&self, slot: usize, request: &PortRequest) -> io::Result<(Granted, BorrowedFd<'_>)> {
+    pub(crate) fn find(&self, slot: usize, request: &PortRequest) -> io::Result<(Granted, Option<BorrowedFd<'_>>)> {
         let found = self.position(&request.key).and_then(|id| {
             let port = self.port(id)?;
-            let (socket, by_primary) = match &port.sockets {
-                Sockets::Shards { shards, .. } => (shards.get(slot)?.as_ref()?, false),
-                Sockets::Shared { socket, .. } => (socket, port.transport() == Transport::Stream),
+            let socket = match &port.sockets {
+                Sockets::Shards { shards, .. } => Some(shards.get(slot)?.as_ref()?.as_fd()),
+                Sockets::Shared { socket, .. } if port.transport() == Transport::Datagram => {
+                    Some(socket.as_ref()?.as_fd())
+                }
+                Sockets::Shared { .. } => None,
             };
-            Some((Granted { port: id, address: port.address.clone(), by_primary }, socket.as_fd()))
+            let granted = Granted { port: id, address: port.address.clone(), by_primary: socket.is_none() };
+            Some((granted, socket))
         });
         found.ok_or_else(|| Errno::ESHUTDOWN.into())
     }
@@ -179,7 +204,7 @@ impl Registry {
     /// The socket that all slots share, where they do.
     pub(crate) fn shared(&self, port: PortId) -> Option<BorrowedFd<'_>> {
         match &self.port(port)?.sockets {
-            Sockets::Shared { socket, .. } => Some(socket.as_fd()),
+            Sockets::Shared { socket, .. } => socket.as_ref().map(Socket::as_fd),
             Sockets::Shards { .. } => None,
         }
     }
@@ -229,7 +254,10 @@ impl Registry {
         let Some(entry) = self.ports.get_mut(id.0) else { return };
         let is_empty = match entry.as_mut().map(|port| &mut port.sockets) {
             Some(Sockets::Shards { shards, .. }) => {
-                shards.get_mut(slot).map(Option::take);
+                if let Some(shard) = shards.get_mut(slot).and_then(Option::take) {
+                    // A child that a worker has forked and forgotten may still have it, and must not keep the port.
+                    _ = shard.shutdown(Shutdown::Both);
+                }
                 shards.iter().all(Option::is_none)
             }
             Some(Sockets::Shared { .. }) | None => false,
@@ -241,7 +269,7 @@ impl Registry {
 
     /// Closes the sockets that all slots share, where there are such.
     pub(crate) fn close_shared(&mut self, id: PortId) {
-        if self.shared(id).is_some() {
+        if self.port(id).is_some_and(|port| matches!(port.sockets, Sockets::Shared { .. })) {
             self.ports[id.0] = None;
         }
     }
@@ -252,7 +280,7 @@ impl Registry {
     }
 
     /// The real addresses, each with whether HTTP is spoken there.
-    pub(crate) fn addresses(&self) -> Vec<(Address, bool)> {
+    pub(crate) fn addresses(&self) -> Vec<(Address, Option<Scheme>)> {
         let mut all: Vec<_> = self.ports.iter().flatten().map(|port| (port.address.clone(), port.http)).collect();
         all.sort_unstable();
         all
@@ -302,8 +330,9 @@ impl Registry {
         Ok(registry)
     }
 
-    /// The kernel goes by the programs of the program before, which may have spread connections by another policy.
-    fn steer_again(&self) {
+    /// Has the kernel go by our programs again: it may go by those of the program before, which may have spread connections by another
+    /// policy, or by one that a worker has attached.
+    pub(crate) fn steer_again(&self) {
         for port in self.ports.iter().flatten() {
             if let Sockets::Shards { shards, excluded } = &port.sockets
                 && let Err(error) = steer(shards, port.transport(), self.dispatch.is_by_address(), excluded)
@@ -320,9 +349,10 @@ impl Registry {
             let text = format!("a cluster has {MOST_PORTS} ports at most, and as many as its file limit allows");
             return Err(io::Error::other(text));
         }
-        let (address, sockets) = self.bind_sockets(request)?;
+        let (address, sockets) = self.bind_sockets(&request.key.endpoint, &request.options)?;
         let options = request.options.clone();
-        let mut port = Port { key: request.key.clone(), address, http: request.http, options, sockets };
+        let condition = Condition::default();
+        let mut port = Port { key: request.key.clone(), address, http: request.http, options, condition, sockets };
         let transport = port.transport();
         if let Sockets::Shards { shards, excluded } = &mut port.sockets
             && self.dispatch.is_by_address()
@@ -337,10 +367,9 @@ impl Registry {
         Ok(PortId(id))
     }
 
-    fn bind_sockets(&self, request: &PortRequest) -> io::Result<(Address, Sockets)> {
-        let PortRequest { key: PortKey { endpoint, .. }, options, .. } = request;
+    fn bind_sockets(&self, endpoint: &Endpoint, options: &Options) -> io::Result<(Address, Sockets)> {
         let backlog = backlog(options);
-        let shared = |socket, file| Sockets::Shared { socket, file };
+        let shared = |socket, file| Sockets::Shared { socket: Some(socket), file };
         match endpoint {
             Endpoint::Tcp(address) if self.dispatch.is_in_primary() => {
                 let socket = inet_socket(*address, Type::STREAM, options)?;
@@ -374,7 +403,8 @@ impl Registry {
         }
     }
 
-    fn position(&self, key: &PortKey) -> Option<PortId> {
+    /// The number of a port, if it is bound.
+    pub(crate) fn position(&self, key: &PortKey) -> Option<PortId> {
         self.ports.iter().position(|port| port.as_ref().is_some_and(|port| port.key == *key)).map(PortId)
     }
 
@@ -414,9 +444,9 @@ impl Port {
             }
             Sockets::Shared { socket, file } => {
                 let file = file.as_ref().and_then(FileGuard::file);
-                fds.push(socket.as_fd());
+                fds.extend(socket.as_ref().map(Socket::as_fd));
                 fds.extend(file);
-                SocketsState::Shared { has_file: file.is_some() }
+                SocketsState::Shared { is_there: socket.is_some(), has_file: file.is_some() }
             }
         };
         let Self { key, address, http, options, .. } = self;
@@ -438,8 +468,8 @@ impl Port {
                 let shards = is_there.into_iter().map(|is_there| is_there.then(&mut socket).transpose());
                 Sockets::Shards { shards: shards.collect::<io::Result<_>>()?, excluded }
             }
-            SocketsState::Shared { has_file } => {
-                let socket = socket()?;
+            SocketsState::Shared { is_there, has_file } => {
+                let socket = is_there.then(&mut socket).transpose()?;
                 let file = match &key.endpoint {
                     Endpoint::Unix(path) if has_file => Some(FileGuard::again(path.clone(), fds.next()?)?),
                     _ if has_file => return Err(invalid("only a Unix socket has a file")),
@@ -448,7 +478,9 @@ impl Port {
                 Sockets::Shared { socket, file }
             }
         };
-        Ok(Self { key, address, http, options, sockets })
+        let mut port = Self { key, address, http, options, condition: Condition::default(), sockets };
+        port.condition = port.right_condition();
+        Ok(port)
     }
 
     fn transport(&self) -> Transport {
@@ -465,17 +497,35 @@ impl Port {
     /// So many sockets more at the same address, bound and not listening yet.
     fn more_shards(&self, count: usize) -> io::Result<Vec<Socket>> {
         let Some(address) = self.address.socket() else { return Ok(Vec::new()) };
-        let kind = if self.transport() == Transport::Stream { Type::STREAM } else { Type::DGRAM };
         let bind = |_| {
-            let shard = inet_socket(address, kind, &self.options)?;
-            shard.set_reuse_port(true)?;
+            let shard = self.unbound_shard(address)?;
             shard.bind(&SockAddr::from(address))?;
-            if kind == Type::STREAM {
-                apply_to_tcp(&shard, &self.options)?;
-            }
             Ok(shard)
         };
         (0..count).map(bind).collect()
+    }
+
+    fn unbound_shard(&self, address: SocketAddr) -> io::Result<Socket> {
+        let kind = if self.transport() == Transport::Stream { Type::STREAM } else { Type::DGRAM };
+        let shard = inet_socket(address, kind, &self.options)?;
+        shard.set_reuse_port(true)?;
+        if kind == Type::STREAM {
+            apply_to_tcp(&shard, &self.options)?;
+        }
+        Ok(shard)
+    }
+
+    /// What a shard of this port is like as long as nothing else changes it, as a new one shows. An inherited socket has its own
+    /// settings, which are those that it has now.
+    fn right_condition(&self) -> Condition {
+        let fresh = match (&self.sockets, self.address.socket()) {
+            (Sockets::Shards { .. }, Some(address)) => self.unbound_shard(address).ok(),
+            (Sockets::Shards { .. }, None) => None,
+            (Sockets::Shared { socket, .. }, _) => {
+                return socket.as_ref().map_or_else(Condition::default, Condition::of_socket);
+            }
+        };
+        fresh.as_ref().map_or_else(Condition::default, Condition::of_socket)
     }
 
     /// Takes shards for the slots after the last; they listen from here on.
@@ -493,6 +543,14 @@ impl Port {
         Ok(())
     }
 
+    /// Makes `options` hold from here on.
+    fn set(&mut self, options: Options) -> io::Result<()> {
+        self.apply(&options)?;
+        self.options = options;
+        self.condition = self.right_condition();
+        Ok(())
+    }
+
     /// Sets what can be set at any time. Accepted connections inherit it.
     fn apply(&self, options: &Options) -> io::Result<()> {
         if self.transport() == Transport::Datagram {
@@ -500,7 +558,7 @@ impl Port {
         }
         let sockets: Vec<&Socket> = match &self.sockets {
             Sockets::Shards { shards, .. } => shards.iter().flatten().collect(),
-            Sockets::Shared { socket, .. } => vec![socket],
+            Sockets::Shared { socket, .. } => socket.iter().collect(),
         };
         for socket in sockets {
             if options.backlog.is_some() {
@@ -624,7 +682,7 @@ mod tests {
     }
 
     fn on(endpoint: Endpoint, ordinal: u32) -> PortRequest {
-        PortRequest { key: PortKey { endpoint, ordinal }, http: false, options: Options::default() }
+        PortRequest { key: PortKey { endpoint, ordinal }, http: None, options: Options::default() }
     }
 
     fn any(ordinal: u32) -> PortRequest {
@@ -633,7 +691,10 @@ mod tests {
 
     fn listen(registry: &mut Registry, slot: usize, request: &PortRequest) -> (Granted, OwnedFd) {
         let (granted, fd) = registry.listen(slot, request).unwrap();
-        (granted, fd.try_clone_to_owned().unwrap())
+        let fd = fd.map(|fd| fd.try_clone_to_owned().unwrap());
+        let shared = || registry.shared(granted.port).unwrap().try_clone_to_owned().unwrap();
+        let fd = fd.unwrap_or_else(shared);
+        (granted, fd)
     }
 
     fn inode(fd: OwnedFd) -> u64 {

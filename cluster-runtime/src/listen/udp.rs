@@ -2,10 +2,12 @@
 
 use std::io;
 use std::ops::Deref;
+use std::os::fd::AsFd as _;
 use std::sync::Arc;
 
 use super::port::{ToAddress, Transport};
 use super::{Address, too_late};
+use crate::os;
 use crate::worker::{Claim, Process};
 
 /// Binds a UDP address together with all other workers.
@@ -48,12 +50,15 @@ use crate::worker::{Claim, Process};
 /// # Cancel safety
 /// Dropping the future leaves nothing open in this worker.
 pub async fn udp(address: impl ToAddress) -> io::Result<UdpSocket> {
-    let port = address.port();
+    let port = address.port().expect_plain()?;
     let process = Process::current();
     let mut failure = None;
     for endpoint in port.place.resolve(Transport::Datagram).await? {
-        match process.obtain_port(endpoint, false, port.options.clone()).await {
+        match process.obtain_port(endpoint, None, port.options.clone()).await {
             Ok((claim, (fd, granted))) => {
+                // Only from connections the primary accepts for all.
+                let fd = fd.ok_or_else(too_late)?;
+                os::set_nonblocking(fd.as_fd())?;
                 let socket = tokio::net::UdpSocket::from_std(fd.into())?;
                 process.ready();
                 return Ok(UdpSocket { socket: Arc::new(socket), address: granted.address, _claim: Arc::new(claim) });

@@ -21,6 +21,8 @@ use nix::fcntl::{Flock, FlockArg};
 use nix::sys::stat::{Mode, fchmod};
 use socket2::{Domain, SockAddr, Socket, Type};
 
+use crate::aside::Aside;
+
 /// Binds a stream socket to the absolute `path` and listens. The file is there as long as the guard.
 ///
 /// With `mode`, the file has these permissions (the nine bits of them), and at no moment wider ones; without, what the
@@ -30,9 +32,16 @@ use socket2::{Domain, SockAddr, Socket, Type};
 /// listen(2) looks dead, too.
 ///
 /// # Errors
-/// `AddrInUse` where a server is alive or the file is no socket, else what the kernel says. The text names the path
-/// and, where there is one, the remedy.
+/// `AddrInUse` where a server is alive or the file is no socket, `TimedOut` where the path does not answer, else what the kernel says. The
+/// text names the path and, where there is one, the remedy.
 pub(crate) fn bind(path: &Path, mode: Option<u32>, backlog: i32) -> io::Result<(Socket, FileGuard)> {
+    let there = path.to_owned();
+    SOCKETS.run(path, move || bind_there(&there, mode, backlog))
+}
+
+static SOCKETS: Aside = Aside::new();
+
+fn bind_there(path: &Path, mode: Option<u32>, backlog: i32) -> io::Result<(Socket, FileGuard)> {
     let place = Place::open(path)?;
     let mode = mode.map(|mode| mode & MODES);
     let lock = lock(&place.directory);
@@ -114,25 +123,27 @@ impl FileGuard {
         // By its descriptor, so that it is this file whatever is at the path by now.
         fs::set_permissions(by_descriptor(file), Permissions::from_mode(mode))
     }
-
-    fn remove(&self, file: &File) -> io::Result<()> {
-        let directory = Place::open(&self.path)?.directory;
-        // Against a newcomer that takes the path over just now.
-        let _lock = lock(&directory);
-        if is_same(&file.metadata()?, &fs::symlink_metadata(&self.path)?) {
-            fs::remove_file(&self.path)?;
-        }
-        Ok(())
-    }
 }
 
 impl Drop for FileGuard {
     fn drop(&mut self) {
         if let Some(file) = self.file.take() {
+            let path = std::mem::take(&mut self.path);
             // A file that cannot be removed is in nobody's way: the next server takes it over.
-            _ = self.remove(&file);
+            _ = SOCKETS.run(&path.clone(), move || remove(&path, &file));
         }
     }
+}
+
+/// Removes what is at the path if it is this file.
+fn remove(path: &Path, file: &File) -> io::Result<()> {
+    let directory = Place::open(path)?.directory;
+    // Against a newcomer that takes the path over just now.
+    let _lock = lock(&directory);
+    if is_same(&file.metadata()?, &fs::symlink_metadata(path)?) {
+        fs::remove_file(path)?;
+    }
+    Ok(())
 }
 
 /// What the kernel has room for in an address, with the zero at the end.

@@ -1,7 +1,7 @@
 //! What workers say on the control lane, and what they are answered.
 
 use std::io;
-use std::os::fd::AsFd as _;
+use std::os::fd::AsFd;
 use std::sync::Arc;
 
 use tracing::Level;
@@ -22,6 +22,7 @@ impl Shell {
             (MemberLane::HandedOver, FromWorker::Hello { .. }) => self.misbehaved(worker, "it said hello twice"),
             (MemberLane::HandedOver, FromWorker::Listen { request, port }) => self.listen(worker, request, &port),
             (MemberLane::HandedOver, FromWorker::Ready) => {
+                self.has_served = true;
                 if self.state_of(worker) == Some(State::Starting) {
                     self.reporter.worker(Level::INFO, member.identity, Some(member.pid), "ready");
                     self.unsent.push(Notice::Ready(worker));
@@ -38,6 +39,7 @@ impl Shell {
                 None
             }
             (MemberLane::HandedOver, FromWorker::Peer { slot, worker: other }) => self.introduce(worker, slot, other),
+            (MemberLane::HandedOver, FromWorker::TicketKeys { lifetime }) => self.give_ticket_keys(worker, lifetime),
         }
     }
 
@@ -80,14 +82,25 @@ impl Shell {
     }
 
     fn listen(&mut self, worker: WorkerId, request: u64, port: &PortRequest) -> Option<supervisor::Event> {
+        let slot = self.fleet.get(&worker)?.identity.slot;
+        if let Some(damage) = self.ports.examine_request(slot, port) {
+            // Another worker of the slot has had it before, or still has.
+            self.tell_damage(&damage, self.other_of(slot, worker));
+        }
         let member = self.fleet.get_mut(&worker)?;
         let control = Arc::clone(&member.control);
-        let sent = match self.ports.listen(member.identity.slot, port) {
+        let allowed = match self.ports.has_port(&port.key) {
+            true => Ok(()),
+            false => self.workplace.check_port(&port.key.endpoint, !self.has_served),
+        };
+        let slot = member.identity.slot;
+        let sent = match allowed.and_then(|()| self.ports.listen(slot, port)) {
             Ok((granted, socket)) => {
                 if member.ports.insert(granted.port) {
                     self.unsent.push(Notice::Listening(worker, granted.address.clone()));
                 }
-                control.send_now(&ToWorker::Listening { request, outcome: Ok(granted) }, &[socket.as_fd()])
+                let fds: Vec<_> = socket.iter().map(AsFd::as_fd).collect();
+                control.send_now(&ToWorker::Listening { request, outcome: Ok(granted) }, &fds)
             }
             Err(error) => {
                 let outcome = Err(Refusal::of(&error));

@@ -17,6 +17,7 @@ use serde::{Deserialize, Serialize};
 
 use super::ports::{Ports, PortsState};
 use super::signals::Request;
+use super::tickets::Tickets;
 use crate::board::{self, Sheet};
 use crate::boot::{self, Succession, Trial};
 use crate::config::Settings;
@@ -29,7 +30,7 @@ use crate::supervisor::Memory;
 use crate::{Exit, WorkerId, os};
 
 /// Raised whenever [`Legacy`] changes, or anything in it.
-const LAYOUT: u32 = 4;
+const LAYOUT: u32 = 5;
 /// What the block begins with: the layout, and the codec by which the rest is written.
 const HEAD: u32 = LAYOUT | (codec::MARK as u32) << CODEC;
 /// Where the codec's mark stands.
@@ -59,6 +60,7 @@ pub(super) struct Legacy {
     pub(super) carried: Option<Bytes>,
     /// What was asked for when it was too late to act on it.
     pub(super) late: Vec<Request>,
+    pub(super) tickets: Tickets,
     /// When the program before has put everything down, on the board's clock: nobody has supervised since.
     left_at: u64,
     /// The program that runs, to go back to.
@@ -114,6 +116,7 @@ impl Legacy {
         images: Vec<(u64, RawFd)>,
         carried: Option<Bytes>,
         late: Vec<Request>,
+        tickets: Tickets,
         origin: RawFd,
     ) -> Self {
         Self {
@@ -131,6 +134,7 @@ impl Legacy {
             images,
             carried,
             late,
+            tickets,
             left_at: board::now(),
             origin,
         }
@@ -272,6 +276,8 @@ pub(super) fn become_program(
     let become_it = || -> io::Result<std::convert::Infallible> {
         _ = SigSet::all().thread_block();
         let reason = reason.map(|reason| os::create_state(reason.as_bytes())).transpose()?;
+        // Whatever else is open, inherited from whoever has started this process, is for neither.
+        os::close_others_on_exec()?;
         for number in descriptors {
             os::keep_number_on_exec(*number)?;
         }
@@ -412,6 +418,7 @@ mod tests {
                 vec![(1, 12)],
                 random.once_in(2).then(|| Bytes::from_static(b"what the user carries over")),
                 Vec::new(),
+                Tickets::default(),
                 13,
             )
         }

@@ -3,22 +3,28 @@
 //! - `reign`: where a primary begins, at a start or in an upgrade.
 //! - `signals`, `spawn`, `watch`, `strangers`: what comes from the kernel.
 //! - `heard`: what workers say, and what they are answered.
-//! - `ports`, `tend`: the sockets and mailboxes of all, and what waits in those of a worker that is missing or stuck.
+//! - `ports`, `tend`, `empty`: the sockets and mailboxes of all, and what waits in those of a worker that is missing or stuck.
+//! - `damage`: what is done when a worker has changed what it shares with others.
 //! - `peers`: who leads a slot, and the lanes between workers.
+//! - `tickets`: the keys of TLS session tickets.
 //! - `order`, `program`: what the primary function orders, and the program that a reload finds on disk.
 //! - `upgrade`, `legacy`: how this process becomes another program, and what goes on there.
 //! - `care`: who is stuck, and who has had its share.
-//! - `workplace`, `output`: what workers run in, and what they print.
+//! - `workplace`, `logs`, `output`, `escape`: what workers run in, and what they print.
 //! - `told`, `service`: what the operator is told, and the service manager.
 //! - `function`, `handle`, `event`, `roster`: the user's primary function on a thread of its own, and what it sees.
 
 mod care;
+mod damage;
+mod empty;
+mod escape;
 mod event;
 mod function;
 mod handle;
 mod heard;
 mod intake;
 mod legacy;
+mod logs;
 mod order;
 mod output;
 mod peers;
@@ -32,6 +38,7 @@ mod signals;
 mod spawn;
 mod strangers;
 mod tend;
+mod tickets;
 mod told;
 mod upgrade;
 mod watch;
@@ -69,6 +76,7 @@ use crate::supervisor::{self, Action, Next, Outcome, ShutdownCause, State, StopC
 use crate::{Exit, WorkerId, board};
 use care::Care;
 use function::Notice;
+use logs::LogFile;
 use order::{Answer, Order, Reloads};
 use ports::Ports;
 use program::Program;
@@ -77,8 +85,9 @@ use service::Service;
 use shared::Leave;
 use signals::{Request, Signals};
 use spawn::{Child, Image, Spawned};
+use tickets::Tickets;
 use upgrade::Upgrade;
-use workplace::{LogFile, Workplace};
+use workplace::Workplace;
 
 /// What comes to the shell from tasks and from the user's thread.
 #[derive(Debug)]
@@ -125,6 +134,7 @@ struct Shell {
     images: BTreeMap<u64, Image>,
     workplace: Workplace,
     care: Care,
+    tickets: Tickets,
     reloads: Reloads,
     /// Those who wait for a worker of their own, and for which slot, once it is known.
     forks: Vec<(Option<usize>, Answer<WorkerId, OrderError>)>,
@@ -145,6 +155,8 @@ struct Shell {
     leave: Arc<Leave>,
     /// Signals that came when it was too late to act on them.
     late: Vec<Request>,
+    /// A worker has been ready. From then on not every port is bound for those that have given up privileges.
+    has_served: bool,
     /// The workers know that they will be stopped soon; those that come have to be told, too.
     is_stop_announced: bool,
 }
@@ -167,6 +179,8 @@ struct Member {
     peers: BTreeSet<WorkerId>,
     /// It was told that nobody takes its accept queues over.
     drains_last: bool,
+    /// It was found to have changed what it shares with others.
+    has_done_damage: bool,
     /// Pauses the task that follows it.
     pause: Option<oneshot::Sender<()>>,
 }
@@ -202,6 +216,7 @@ impl Shell {
         self.publish();
         while outcome.is_none() {
             self.service.tend_watchdog();
+            self.rotate_ticket_keys();
             self.begin_upgrade();
             if self.is_to_leave() {
                 outcome = self.leave(&mut signals, stop, &mut inbox).await;
@@ -228,6 +243,7 @@ impl Shell {
                 }
                 // Tended above, in any turn.
                 () = self.service.is_due() => None,
+                () = sleep_until_some(self.next_rotation()) => None,
                 () = sleep_until_some(self.upgrade_deadline()) => None,
                 () = sleep_until_some(deadline) => {
                     // The tasks that watch the workers have something to say perhaps and have not had their turn.
@@ -295,7 +311,11 @@ impl Shell {
     /// Looks who serves what, and how everybody is.
     fn look(&mut self) -> Option<Outcome> {
         self.ports.look();
-        let events = self.look_after_workers();
+        for port in self.ports.take_emptied() {
+            self.tell_closed(port);
+        }
+        let mut events = self.look_after_what_is_shared();
+        events.extend(self.look_after_workers());
         let is_news = !events.is_empty();
         let outcomes: Vec<_> = events.into_iter().filter_map(|event| self.step(event)).collect();
         if is_news {
@@ -416,9 +436,21 @@ impl Shell {
         let pause = Some(upgrade::follow(identity.worker, child, &control, &self.inbox));
         let lane = MemberLane::Kept(messages);
         let (ports, peers) = (BTreeSet::new(), BTreeSet::new());
-        let drains_last = false;
-        let member =
-            Member { identity, pid, control, lane, max_message, log, output, ports, peers, drains_last, pause };
+        let (drains_last, has_done_damage) = (false, false);
+        let member = Member {
+            identity,
+            pid,
+            control,
+            lane,
+            max_message,
+            log,
+            output,
+            ports,
+            peers,
+            drains_last,
+            has_done_damage,
+            pause,
+        };
         self.fleet.insert(identity.worker, member);
         self.unsent.push(Notice::Forked(identity.worker));
         None
@@ -427,7 +459,7 @@ impl Shell {
     fn drain(&mut self, worker: WorkerId, grace: Duration, last: bool) {
         if last {
             // Nobody else serves, and nobody will.
-            self.ports.stop(&self.manned());
+            self.ports.stop(&self.manned(), Instant::now() + grace);
         }
         if let Some(member) = self.fleet.get_mut(&worker) {
             member.drains_last |= last;
@@ -448,8 +480,15 @@ impl Shell {
 
     /// Tells everybody that log files were renamed, and gives those workers a new one whose output the primary has opened.
     fn reopen_logs(&mut self) {
-        for member in self.fleet.values() {
-            let file = member.log.as_ref().map(LogFile::open).transpose();
+        let actor = self.workplace.actor();
+        let (who, logs): (Vec<_>, Vec<_>) = self
+            .fleet
+            .iter()
+            .filter_map(|(worker, member)| Some((*worker, (member.log.clone()?, actor.clone()))))
+            .unzip();
+        let mut files: BTreeMap<_, _> = who.into_iter().zip(LogFile::open_all(logs)).collect();
+        for (worker, member) in &self.fleet {
+            let file = files.remove(worker).transpose();
             if let Err(error) = &file {
                 let text = format_args!("its output goes on where it went: {error}");
                 self.reporter.worker(Level::ERROR, member.identity, Some(member.pid), text);
@@ -503,7 +542,7 @@ impl Shell {
         self.service.stopping();
         self.refuse_orders();
         if delay.is_zero() {
-            self.ports.stop(&self.manned());
+            self.ports.stop(&self.manned(), Instant::now() + self.settings.grace);
         } else {
             self.warn_of_stop();
         }
@@ -512,6 +551,7 @@ impl Shell {
     fn reaped(&mut self, identity: Identity, exit: Exit, next: Next) {
         let member = self.fleet.remove(&identity.worker);
         self.forget_peer(identity.worker);
+        self.tickets.forget(identity.worker);
         self.tell_exit(identity, member.as_ref().map(|member| member.pid), exit, next);
         self.unsent.push(Notice::Exited(identity.worker, exit));
         let is_followed = match next {
@@ -519,6 +559,7 @@ impl Shell {
             Next::Taken => true,
             Next::Empty | Next::Stopping => false,
         };
+        self.examine_what_it_had(identity, member.as_ref().map(|member| member.pid));
         self.ports.forget(identity.slot, identity.worker, is_followed);
         if self.ports.is_stopping() {
             // Who connects there must be refused, not kept waiting.

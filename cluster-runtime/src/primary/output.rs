@@ -1,4 +1,4 @@
-//! Writes what workers print, line by line with their names before it.
+//! Writes what workers print, line by line with their names before it, and with control characters made visible.
 //!
 //! One thread for stdout and one for stderr: each may be stuck with somebody who does not read, without the other, and without the
 //! supervisor.
@@ -15,6 +15,7 @@ use tokio::runtime::{Builder, Runtime};
 use tokio::sync::{mpsc, watch};
 use tokio::task::JoinSet;
 
+use super::escape::escape;
 use crate::boot::Identity;
 use crate::os;
 use crate::report::say;
@@ -225,7 +226,7 @@ impl Lines {
 
     fn write(&self, line: &[u8], text: &mut Vec<u8>) {
         text.extend_from_slice(self.prefix.as_bytes());
-        text.extend_from_slice(line);
+        escape(line, text);
         text.push(b'\n');
     }
 }
@@ -273,6 +274,22 @@ mod tests {
                 assert!(text.lines().all(|line| line.starts_with("w: x") && line.len() <= LONGEST_LINE + 3));
                 assert_eq!(text.matches('x').count(), len);
             }
+        }
+    }
+
+    /// Whatever is read at a time: the line is whole before it is looked at, and a long one is cut where no character is.
+    #[test]
+    fn a_control_character_does_not_pass_in_pieces() {
+        let mut lines = lines();
+        let pieces = [&b"a\xc2"[..], b"\x9b31m \x1b", b"[2J\r", b"\n\x9b"].map(|piece| lines.take(piece)).concat();
+        assert_eq!(pieces, b"w: a\\x9b31m \\x1b[2J\\x0d\n");
+        assert_eq!(lines.end(), b"w: \\x9b\n");
+        for padding in LONGEST_LINE - 3..LONGEST_LINE + 3 {
+            let mut lines = self::lines();
+            let text = lines.take(&[&b"x".repeat(padding)[..], b"\xc2\x9b31m\xc2\n"].concat());
+            assert!(text.windows(4).any(|bytes| bytes == b"\\x9b"), "{padding}");
+            assert!(!text.windows(2).any(|bytes| bytes == b"\xc2\x9b"), "{padding}");
+            assert!(!text.contains(&b'\x9b'), "{padding}");
         }
     }
 

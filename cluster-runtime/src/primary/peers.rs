@@ -17,11 +17,11 @@ use crate::supervisor::{self, State};
 
 impl Shell {
     /// Says who leads each slot. Done before anybody is told to go, so that what is sent from then on goes to the successor.
-    pub(super) fn appoint_leads(&self) {
+    pub(super) fn appoint_leads(&mut self) {
         let known = self.supervisor.status().filter(|status| self.has_said_hello(status.worker));
         let leads = leads(known.map(|status| (status.slot, status.worker, status.state)));
         for slot in 0..self.ports.slots() {
-            self.ports.board().slot(slot).set_lead(leads.get(&slot).map(|&(_, worker)| worker));
+            self.ports.set_lead(slot, leads.get(&slot).map(|&(_, worker)| worker));
         }
     }
 

@@ -3,7 +3,11 @@
 //! A slot whose worker is missing or stuck is *excluded*: the kernel gives it no new connections, and what waits in its queue and in
 //! its mailbox is handed to others (by `tend`) until it is back. Who is stuck shows on the board. While all workers sleep, nobody looks; the
 //! first one that wakes up rings the bell.
+//!
+//! Workers share sockets, mailboxes and the board with each other, and one that has gone mad can change them. `inspect` finds that and puts
+//! it right.
 
+mod inspect;
 #[cfg(test)]
 mod tests;
 
@@ -20,17 +24,21 @@ use tokio::io::Interest;
 use tokio::io::unix::AsyncFd;
 use tokio::time::timeout_at;
 
+pub(super) use inspect::{Damage, Remedy};
+
+use super::empty::{self, Door, Emptied};
 use super::tend::{AtWork, LastRescue, Source, Tended, Waiting, sweep};
 use crate::WorkerId;
 use crate::board::{self, Board, MOST_SLOTS};
 use crate::control::{Control, Granted, ToWorker};
+use crate::listen::condition::Condition;
 use crate::listen::exchange::Exchange;
 use crate::listen::handed::{HandedDown, invalid};
 use crate::listen::inherited::InheritedSockets;
 use crate::listen::mailbox::{self, Mailboxes};
 use crate::listen::place::{Dispatch, Readiness};
 use crate::listen::registry::{Registry, RegistryState};
-use crate::listen::{Address, PortId, PortRequest, drop_syn};
+use crate::listen::{Address, PortId, PortKey, PortRequest, Scheme, drop_syn};
 use crate::{metrics, os};
 
 /// How often the primary looks after the workers while one of them is stuck or may soon be.
@@ -41,6 +49,8 @@ const LONGEST_LOOK: Duration = Duration::from_millis(16);
 const ALERT: Duration = Duration::from_secs(1);
 /// When nobody has had anything to do for so long, the primary sleeps until the bell rings.
 const CALM: Duration = Duration::from_millis(10);
+/// By so much a look may be late before a worker that wakes up rings for it, in nanoseconds.
+const LATE: u64 = 200_000_000;
 /// Mailboxes in one packet of the control lane.
 const MAILBOXES_AT_ONCE: usize = 250;
 
@@ -62,6 +72,30 @@ pub(super) struct Ports {
     pause: Duration,
     last_rescue: Arc<LastRescue>,
     is_stopping: bool,
+    /// What stands on the board of each slot, as far as it is ours to write.
+    entries: Vec<Entry>,
+    /// What each end of a mailbox is like.
+    mailbox_condition: Condition,
+    /// The slots whose workers have had something to do since their sockets were last looked at.
+    uninspected: BTreeSet<usize>,
+    /// When a port that was lost was last tried to be bound again.
+    tried_again: Option<Instant>,
+    emptied: Arc<Emptied>,
+}
+
+/// What the primary writes on the board of one slot. Any worker can write over it, so it is written again with each look.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+struct Entry {
+    is_manned: bool,
+    lead: Option<WorkerId>,
+    /// Whose the lines are, and how large a message each worker takes.
+    lines: [Option<(WorkerId, usize)>; 2],
+}
+
+impl Entry {
+    fn line_of(&self, worker: WorkerId) -> Option<usize> {
+        self.lines.iter().position(|line| line.is_some_and(|(owner, _)| owner == worker))
+    }
 }
 
 /// [`Ports`] as plain data. The descriptors go beside it: the board, the bell, both ends of each slot's mailbox, and those of the
@@ -71,6 +105,7 @@ pub(super) struct PortsState {
     registry: RegistryState,
     slots: usize,
     is_stopping: bool,
+    entries: Vec<Entry>,
 }
 
 impl PortsState {
@@ -106,14 +141,16 @@ impl Ports {
         dispatch: Dispatch,
     ) -> io::Result<Self> {
         let (senders, mailboxes): (Vec<_>, Vec<_>) = mailboxes.into_iter().unzip();
+        let mailbox_condition = Condition::of(mailbox::pair()?.0.as_fd());
         let ours = Mailboxes::default();
-        ours.add(0, senders.iter().map(OwnedFd::try_clone).collect::<io::Result<Vec<_>>>()?);
+        ours.put(0, senders.iter().map(OwnedFd::try_clone).collect::<io::Result<Vec<_>>>()?);
         Ok(Self {
             registry,
             board,
             board_fd,
             bell: os::register(bell, Interest::READABLE)?,
             exchange: Arc::new(Exchange::new(board, ours, dispatch)),
+            entries: vec![Entry::default(); mailboxes.len()],
             mailboxes,
             senders,
             tended: BTreeMap::new(),
@@ -122,26 +159,44 @@ impl Ports {
             pause: LOOK,
             last_rescue: Arc::default(),
             is_stopping: false,
+            mailbox_condition,
+            uninspected: BTreeSet::new(),
+            tried_again: None,
+            emptied: Arc::default(),
         })
     }
 
     /// A worker is about to be spawned into `slot`.
     pub(super) fn expect(&mut self, slot: usize, worker: WorkerId, max_message: usize) {
-        let slot = self.board.slot(slot);
-        slot.set_manned(true);
-        slot.lines()[slot.free_line()].give_to(worker, max_message);
+        if let Some(entry) = self.entries.get_mut(slot) {
+            entry.is_manned = true;
+            // Of two processes in a slot at most, the new one finds a line without an owner.
+            let line = entry.lines.iter().position(Option::is_none).unwrap_or(0);
+            entry.lines[line] = Some((worker, max_message));
+            self.board.slot(slot).lines()[line].give_to(worker, max_message);
+        }
         self.look();
     }
 
     /// A worker is reaped, or was never spawned; `is_followed`: another one comes at once.
     pub(super) fn forget(&mut self, slot: usize, worker: WorkerId, is_followed: bool) {
-        let place = self.board.slot(slot);
-        if let Some(line) = place.lines().iter().position(|line| line.opened().tag() == board::Tag::of(worker)) {
-            place.lines()[line].clear();
-            self.board.metrics().forget_gauges(metrics::Place::Worker { slot, line });
+        if let Some(entry) = self.entries.get_mut(slot) {
+            if let Some(line) = entry.line_of(worker) {
+                entry.lines[line] = None;
+                self.board.slot(slot).lines()[line].clear();
+                self.board.metrics().forget_gauges(metrics::Place::Worker { slot, line });
+            }
+            entry.is_manned = is_followed;
         }
-        place.set_manned(is_followed);
         self.look();
+    }
+
+    /// Messages of others to `slot` are for this worker from now on.
+    pub(super) fn set_lead(&mut self, slot: usize, lead: Option<WorkerId>) {
+        if let Some(entry) = self.entries.get_mut(slot) {
+            entry.lead = lead;
+        }
+        self.board.slot(slot).set_lead(lead);
     }
 
     /// Tells a worker all that it needs to share ports with others; the welcome comes last.
@@ -154,13 +209,18 @@ impl Ports {
         max_message: usize,
     ) -> io::Result<()> {
         self.tell_mailboxes(control, 0..self.slots())?;
-        let line = self.board.slot(slot).lines().iter().position(|line| line.opened().tag() == board::Tag::of(worker));
+        let line = self.entries.get(slot).and_then(|entry| entry.line_of(worker));
         let fds = [self.board_fd.as_fd(), self.bell.get_ref().as_fd(), self.mailboxes[slot].as_fd()];
         let line = line.unwrap_or(0);
         control.send_now(&ToWorker::Welcome { grace, line, max_message }, &fds)
     }
 
-    /// Tells a worker the mailboxes of these slots, before which it knows all others.
+    /// The receiving end of the mailbox of `slot`.
+    pub(super) fn mailbox(&self, slot: usize) -> Option<BorrowedFd<'_>> {
+        self.mailboxes.get(slot).map(OwnedFd::as_fd)
+    }
+
+    /// Tells a worker the mailboxes of these slots.
     pub(super) fn tell_mailboxes(&self, control: &Control, slots: Range<usize>) -> io::Result<()> {
         for first in slots.clone().step_by(MAILBOXES_AT_ONCE) {
             let ends = &self.senders[first..slots.end.min(first + MAILBOXES_AT_ONCE)];
@@ -185,7 +245,8 @@ impl Ports {
         let (senders, mailboxes): (Vec<_>, Vec<_>) = pairs.into_iter().unzip();
         self.senders.extend(senders);
         self.mailboxes.extend(mailboxes);
-        self.exchange.mailboxes().add(before, copies);
+        self.exchange.mailboxes().put(before, copies);
+        self.entries.resize(slots, Entry::default());
         Ok(before..slots)
     }
 
@@ -199,12 +260,21 @@ impl Ports {
         slot < self.slots()
     }
 
-    /// The socket of `slot` for a port; while the cluster stops, only if there is one already.
-    pub(super) fn listen(&mut self, slot: usize, request: &PortRequest) -> io::Result<(Granted, BorrowedFd<'_>)> {
+    /// The socket of `slot` for a port, unless the primary accepts for all; while the cluster stops, only if there is one already.
+    pub(super) fn listen(
+        &mut self,
+        slot: usize,
+        request: &PortRequest,
+    ) -> io::Result<(Granted, Option<BorrowedFd<'_>>)> {
         if self.is_stopping { self.registry.find(slot, request) } else { self.registry.listen(slot, request) }
     }
 
-    pub(super) fn addresses(&self) -> Vec<(Address, bool)> {
+    /// Whether this port is bound.
+    pub(super) fn has_port(&self, key: &PortKey) -> bool {
+        self.registry.position(key).is_some()
+    }
+
+    pub(super) fn addresses(&self) -> Vec<(Address, Option<Scheme>)> {
         self.registry.addresses()
     }
 
@@ -219,13 +289,10 @@ impl Ports {
 
     /// Completes when it is time to [look](Self::look). Cancel safe.
     pub(super) async fn is_due(&self) {
-        let read = |bell: &OwnedFd| {
-            // All workers share it, and one that makes it block must not stop us.
-            os::set_nonblocking(bell.as_fd())?;
-            nix::unistd::read(bell, &mut [0; 8]).map_err(io::Error::from)
-        };
+        let read = |bell: &OwnedFd| os::take_count(bell.as_fd());
         tokio::select! {
             () = super::sleep_until_some(self.next_look) => {}
+            () = self.emptied.more() => {}
             // An error would mean that the runtime shuts down, and this process with it.
             _rung = self.bell.async_io(Interest::READABLE, read) => {}
         }
@@ -243,32 +310,39 @@ impl Ports {
 
     /// Looks who serves and who does not, and sees to it that somebody serves everything.
     pub(super) fn look(&mut self) {
+        self.restate();
         if self.is_stopping {
             self.next_look = None;
             return;
         }
         let was_asleep = self.next_look.is_none();
-        self.board.set_watching(true);
         let now = board::now();
         let sources = self.exclude_who_does_not_serve(now);
         self.tend(&sources);
         let is_alert = was_asleep || self.last_rescue.elapsed(now) < ALERT;
         self.pause = if is_alert { LOOK } else { (self.pause * 2).min(LONGEST_LOOK) };
-        self.next_look = Some(Instant::now() + self.pause);
-        if self.is_calm(now) {
-            self.board.set_watching(false);
+        self.watch(now);
+        self.note_who_is_awake(now);
+        if self.is_calm(now) && self.uninspected.is_empty() && !self.has_failed() {
+            self.board.set_watching(None);
             // Somebody may have woken up before that and not rung.
             if self.is_calm(now) {
                 self.next_look = None;
             } else {
-                self.board.set_watching(true);
+                self.watch(now);
             }
         }
     }
 
+    /// The next look comes after the pause, and workers need not ring until then.
+    fn watch(&mut self, now: u64) {
+        self.next_look = Some(Instant::now() + self.pause);
+        self.board.set_watching(Some(now + self.pause.as_nanos() as u64 + LATE));
+    }
+
     /// The cluster stops: what waits where nobody will look is given to those that still serve. `manned` are the slots that have a
-    /// process.
-    pub(super) fn stop(&mut self, manned: &BTreeSet<usize>) {
+    /// process. What the primary accepts from is emptied, until the deadline at the latest; see [`take_emptied`](Self::take_emptied).
+    pub(super) fn stop(&mut self, manned: &BTreeSet<usize>, deadline: Instant) {
         if self.is_stopping {
             return;
         }
@@ -283,8 +357,9 @@ impl Ports {
         self.registry.stop_steering();
         orphaned.iter().for_each(|source| self.sweep(*source));
         self.is_stopping = true;
-        self.board.stop();
+        self.board.set_stopping(true);
         self.tended.clear();
+        self.empty_shared(deadline);
         unserved.into_iter().for_each(|(port, slot)| self.registry.close(slot, port));
         unmanned.into_iter().for_each(|slot| self.registry.close_slot(slot));
     }
@@ -308,7 +383,28 @@ impl Ports {
     /// The worker of `slot`, which is the last one there, has emptied the queue of `port`.
     pub(super) fn drained(&mut self, slot: usize, port: PortId) {
         self.registry.close(slot, port);
-        self.registry.close_shared(port);
+    }
+
+    /// Empties the queues of all ports from which the primary accepts.
+    fn empty_shared(&self, deadline: Instant) {
+        for port in self.registry.streams() {
+            let Some(socket) = self.registry.shared(port) else { continue };
+            let door = match self.registry.address(port) {
+                _ if self.registry.is_inherited(port) => Door::Leave,
+                Some(Address::Tcp(_)) => Door::DropSyn,
+                Some(_) | None => Door::ShutDown,
+            };
+            if let Err(error) = empty::start(socket, port, door, &self.exchange, &self.emptied, deadline.into()) {
+                tracing::warn!(%error, "cannot empty the queue of a port");
+            }
+        }
+    }
+
+    /// The ports from which the primary accepted and whose queues have been emptied since this was last asked. They are closed.
+    pub(super) fn take_emptied(&mut self) -> Vec<PortId> {
+        let emptied = self.emptied.take();
+        emptied.iter().for_each(|port| self.registry.close_shared(*port));
+        emptied
     }
 
     /// Stops looking after queues, and returns when no connection is in this process's hands: what was taken and nobody can take
@@ -353,7 +449,8 @@ impl Ports {
             fds.extend([sender.as_fd(), mailbox.as_fd()]);
         }
         let registry = self.registry.hand_down(&mut fds);
-        (PortsState { registry, slots: self.slots(), is_stopping: self.is_stopping }, fds)
+        let (slots, is_stopping, entries) = (self.slots(), self.is_stopping, self.entries.clone());
+        (PortsState { registry, slots, is_stopping, entries }, fds)
     }
 
     /// Lets go of what another has by now. What is left behind by exec needs no such care.
@@ -372,7 +469,7 @@ impl Ports {
         dispatch: Dispatch,
         most_sockets: usize,
     ) -> io::Result<Self> {
-        let PortsState { registry, slots, is_stopping } = state;
+        let PortsState { registry, slots, is_stopping, mut entries } = state;
         let mut fds = HandedDown::new(fds);
         let board_fd = fds.next()?;
         let board = Board::open(board_fd.as_fd())?;
@@ -384,8 +481,11 @@ impl Ports {
         let registry = Registry::adopt(registry, &mut fds, slots, dispatch.clone(), most_sockets, !is_stopping)?;
         fds.end()?;
         let ports = Self::of((board, board_fd), bell, mailboxes, registry, dispatch)?;
+        entries.resize(slots, Entry::default());
+        // What workers have done to sockets and mailboxes does not go on with them.
+        let uninspected = (0..slots).collect();
         // The board may still say that somebody looks, and then nobody rings.
-        Ok(Self { is_stopping, next_look: Some(Instant::now()), ..ports })
+        Ok(Self { is_stopping, next_look: Some(Instant::now()), entries, uninspected, ..ports })
     }
 
     pub(super) fn slots(&self) -> usize {
@@ -421,9 +521,10 @@ impl Ports {
         sources
     }
 
-    /// Starts and ends tasks so that just these sources are tended.
+    /// Starts and ends tasks so that just these sources are tended. One from which nothing can come stays as it is, until it is repaired.
     fn tend(&mut self, sources: &BTreeSet<Source>) {
-        self.tended.retain(|source, tended| sources.contains(source) && !tended.has_ended());
+        self.tended
+            .retain(|source, tended| tended.failure().is_some() || (sources.contains(source) && !tended.has_ended()));
         for source in sources {
             if self.tended.contains_key(source) {
                 continue;
@@ -452,7 +553,7 @@ impl Ports {
     /// it is closed.
     fn sweep(&self, source: Source) {
         let Some(fd) = self.source(source) else { return };
-        for Waiting { port, connections } in sweep(fd, source, &self.exchange) {
+        for Waiting { port, connections } in sweep(fd, source, &self.exchange, |_| ()) {
             let looks = |slot: &usize| {
                 source.slot() != Some(*slot) && self.board.slot(*slot).is_manned() && self.has_queue(port, *slot)
             };

@@ -7,6 +7,7 @@ use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
 
 use super::spawn::Image;
+use crate::aside::Aside;
 
 /// The file that this process was started from, by the path that was used for it.
 ///
@@ -20,12 +21,14 @@ pub(super) struct Program {
 impl Program {
     /// Call it early: the working directory counts.
     pub(super) fn of_this_process() -> io::Result<Self> {
-        let running = fs::metadata("/proc/self/exe")?;
-        let path = match as_invoked(&running) {
-            Some(path) => path,
-            None => fs::read_link("/proc/self/exe")?,
+        let find = || {
+            let running = fs::metadata("/proc/self/exe")?;
+            match as_invoked(&running) {
+                Some(path) => Ok(path),
+                None => fs::read_link("/proc/self/exe"),
+            }
         };
-        Ok(Self { path })
+        Ok(Self { path: PROGRAMS.run(Path::new("the path of this program"), find)? })
     }
 
     /// The one of the program before this one in the same process, which was found in the same way.
@@ -39,16 +42,24 @@ impl Program {
 
     /// What is there now.
     pub(super) fn image(&self) -> io::Result<Image> {
-        look_into(&self.path)
-            .and_then(|()| Image::open(&self.path))
+        let path = self.path.clone();
+        let open = move || {
+            let image = Image::open(&path)?;
+            look_into(&image)?;
+            Ok(image)
+        };
+        PROGRAMS
+            .run(&self.path, open)
             .map_err(|error| io::Error::new(error.kind(), format!("{}: {error}", self.path.display())))
     }
 }
 
+static PROGRAMS: Aside = Aside::new();
+
 /// What is neither would be run by the shell, which takes anything for a script.
-fn look_into(path: &Path) -> io::Result<()> {
+fn look_into(image: &Image) -> io::Result<()> {
     let mut start = [0; 4];
-    let read = match fs::File::open(path) {
+    let read = match fs::File::open(image.path()) {
         Ok(mut file) => file.read_exact(&mut start),
         // It may be executable and not readable.
         Err(error) if error.kind() == io::ErrorKind::PermissionDenied => return Ok(()),

@@ -21,6 +21,7 @@ use super::shared::Leave;
 use super::signals::Signals;
 use super::spawn::Image;
 use super::strangers::reap_strangers;
+use super::tickets::Tickets;
 use super::upgrade::{self, Adopted, Upgrade};
 use super::workplace::Workplace;
 use super::{Function, Happening, Shell, Stop};
@@ -187,9 +188,11 @@ impl Shell {
         // From here on nothing can be given back.
         (succession.state, succession.reason) = (None, None);
         upgrade::close_originals(&descriptors);
-        let Adopted { supervisor, stalled, fleet, images, program, notices: unsent, continued, carried: _ } = adopted;
+        let Adopted { supervisor, stalled, fleet, images, program, tickets, notices: unsent, continued, carried: _ } =
+            adopted;
         let shell = Self::of(plan, supervisor, ports, Program::at(program), images, roster, leave, notices);
-        let mut shell = Self { stalled, fleet, unsent, ..shell };
+        // Nothing is upgraded before its start is over.
+        let mut shell = Self { stalled, fleet, tickets, unsent, has_served: true, ..shell };
         shell.go_on(continued);
         Ok(shell)
     }
@@ -221,6 +224,7 @@ impl Shell {
             images,
             workplace,
             care: Care::default(),
+            tickets: Tickets::default(),
             reloads: Reloads::default(),
             forks: Vec::new(),
             complaints: BTreeMap::new(),
@@ -235,6 +239,7 @@ impl Shell {
             upgrade: Upgrade::No,
             leave,
             late: Vec::new(),
+            has_served: false,
             is_stop_announced: false,
         }
     }

@@ -8,12 +8,14 @@ use std::future::pending;
 use std::os::linux::net::SocketAddrExt as _;
 use std::os::unix::ffi::OsStrExt as _;
 use std::os::unix::net::{SocketAddr, UnixDatagram};
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 use std::{env, io};
 
 use sd_notify::NotifyState;
 use tokio::time::sleep_until;
 
+use crate::aside::Aside;
 use crate::boot::NOTIFY_SOCKET;
 
 /// The service manager as the shell knows it.
@@ -26,7 +28,7 @@ pub(super) struct Service {
 
 /// Where the manager listens. Not connected: it may have a new socket there after a restart of its own.
 struct Manager {
-    socket: UnixDatagram,
+    socket: Arc<UnixDatagram>,
     address: SocketAddr,
 }
 
@@ -112,11 +114,22 @@ impl Service {
     fn tell(&self, states: &[NotifyState<'_>]) -> bool {
         let Some(manager) = &self.manager else { return false };
         let text: String = states.iter().map(|state| format!("{state}\n")).collect();
-        manager.socket.send_to_addr(text.as_bytes(), &manager.address).is_ok()
+        manager.send(text).is_ok()
     }
 }
 
 impl Manager {
+    fn send(&self, text: String) -> io::Result<usize> {
+        match self.address.as_pathname() {
+            None => self.socket.send_to_addr(text.as_bytes(), &self.address),
+            // The kernel looks the path up with each message.
+            Some(path) => {
+                let (socket, address) = (Arc::clone(&self.socket), self.address.clone());
+                MANAGER.run(path, move || socket.send_to_addr(text.as_bytes(), &address))
+            }
+        }
+    }
+
     /// `name` is a path, or an abstract name behind an `@`.
     fn at(name: &OsStr) -> io::Result<Self> {
         let address = match name.as_bytes() {
@@ -126,9 +139,11 @@ impl Manager {
         };
         let socket = UnixDatagram::unbound()?;
         socket.set_nonblocking(true)?;
-        Ok(Self { socket, address })
+        Ok(Self { socket: Arc::new(socket), address })
     }
 }
+
+static MANAGER: Aside = Aside::new();
 
 #[cfg(test)]
 mod tests {

@@ -6,17 +6,21 @@ use std::os::fd::{AsFd as _, AsRawFd, BorrowedFd, OwnedFd};
 use std::os::unix::fs::OpenOptionsExt;
 use std::os::unix::net::UnixStream;
 use std::os::unix::process::CommandExt;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
+use std::time::Duration;
 use std::{env, io};
 
+use nix::fcntl::OFlag;
 use nix::sys::signal::{Signal, kill};
 use nix::sys::wait::waitpid;
-use nix::unistd::Pid;
+use nix::unistd::{Pid, pipe2, read};
 use tokio::io::Interest;
 use tokio::io::unix::AsyncFd;
 
-use super::workplace::{LogFile, Place};
+use super::logs::LogFile;
+use super::workplace::Place;
+use crate::aside::Aside;
 use crate::boot::{self, Identity, Lanes};
 use crate::control::{self, Control};
 use crate::{ExitStatus, os};
@@ -70,14 +74,19 @@ impl Image {
     pub(super) fn open(path: &Path) -> io::Result<Self> {
         let file = OpenOptions::new().read(true).custom_flags(libc::O_PATH).open(path)?;
         if !file.metadata()?.is_file() {
-            return Err(io::Error::other("it is no file"));
+            return Err(io::Error::other("it is no regular file"));
         }
         Ok(Self::of(file.into()))
     }
 
+    /// To the open file itself, whatever its own path has become.
+    pub(super) fn path(&self) -> PathBuf {
+        format!("/proc/self/fd/{}", self.file.as_raw_fd()).into()
+    }
+
     /// What runs it.
     pub(super) fn command(&self) -> Command {
-        let mut command = Command::new(format!("/proc/self/fd/{}", self.file.as_raw_fd()));
+        let mut command = Command::new(self.path());
         if let [program, arguments @ ..] = self.arguments.as_slice() {
             command.arg0(program).args(arguments);
         }
@@ -90,13 +99,14 @@ impl Image {
         let (messages, their_messages) = UnixStream::pair()?;
         let lanes = Lanes { control: theirs, messages: their_messages.into() };
         let mut command = self.command();
-        // A group of its own, so that a terminal's Ctrl-C reaches the primary only; and no terminal to read from, which a
-        // process in the background is stopped for.
-        command.process_group(0).stdin(Stdio::null());
+        // The session that it gets is a process group, too: a terminal's Ctrl-C reaches the primary only.
+        command.stdin(Stdio::null());
+        let (told, teller) = pipe2(OFlag::O_CLOEXEC | OFlag::O_NONBLOCK)?;
+        os::tell_pid(&mut command, teller);
+        os::close_others(&mut command);
         place.furnish(&mut command)?;
         boot::mark_worker(&mut command, identity, &lanes);
-        let spawned = command.spawn().map_err(|error| place.explain(error))?;
-        let pid = Pid::from_raw(spawned.id().cast_signed());
+        let pid = start(command, &told).map_err(|error| place.explain(error))?;
         let child = Child::of(pid).inspect_err(|_| abandon(pid))?;
         let control = Control::new(control).inspect_err(|_| abandon(pid))?;
         let (log, output) = place.take(pid)?;
@@ -129,8 +139,85 @@ impl Child {
     }
 }
 
+/// How long a child may take to execute, and with it to enter its directory. The program may have to be read from a disk.
+const TO_EXECUTE: Duration = Duration::from_secs(5);
+
+/// Spawns it, and waits until it has executed, but no longer than five seconds: its directory and its program are somewhere in the file
+/// system. One that takes longer is killed by what it has `told`.
+fn start(mut command: Command, told: &OwnedFd) -> io::Result<Pid> {
+    static SPAWNS: Aside = Aside::new();
+    let path = PathBuf::from("a new process");
+    let begun = SPAWNS
+        .begin(&path, move || command.spawn().map(|child| Unclaimed(Some(Pid::from_raw(child.id().cast_signed())))))?;
+    let mut unclaimed = begun.wait(TO_EXECUTE).inspect_err(|error| {
+        let mut pid = [0; 4];
+        if error.kind() == io::ErrorKind::TimedOut && read(told, &mut pid) == Ok(pid.len()) {
+            // Whoever waits for it to execute reaps it afterwards, so the number is its own until then.
+            _ = kill(Pid::from_raw(i32::from_ne_bytes(pid)), Signal::SIGKILL);
+        }
+    })?;
+    unclaimed.0.take().ok_or_else(|| io::Error::other("it has been reaped"))
+}
+
+/// A child that is too late for the one who wanted it.
+struct Unclaimed(Option<Pid>);
+
+impl Drop for Unclaimed {
+    fn drop(&mut self) {
+        if let Some(pid) = self.0.take() {
+            abandon(pid);
+        }
+    }
+}
+
 /// A worker that could not be set up has seen nothing of the user's program yet.
 fn abandon(pid: Pid) {
     _ = kill(pid, Signal::SIGKILL);
     _ = waitpid(pid, None);
+}
+
+#[cfg(test)]
+mod tests {
+    use std::ffi::CString;
+    use std::fs::{self, File};
+    use std::os::unix::ffi::OsStrExt as _;
+    use std::time::Instant;
+
+    use super::*;
+    use crate::os::Change;
+
+    /// A file system that does not answer, which takes root.
+    #[test]
+    fn a_child_that_cannot_execute_is_killed_and_reaped() {
+        let place = env::temp_dir().join(format!("cluster-spawn-{}", std::process::id()));
+        fs::create_dir(&place).unwrap();
+        let server = File::options().read(true).write(true).open("/dev/fuse");
+        let mounted = server.and_then(|server| {
+            let mut mount = Command::new("mount");
+            mount.args(["-i", "-t", "fuse", "-o", "fd=0,rootmode=40000,user_id=0,group_id=0", "hung"]).arg(&place);
+            Ok((mount.stdin(server.try_clone()?).stderr(Stdio::null()).status()?.success(), server))
+        });
+        let Ok((true, server)) = mounted else {
+            eprintln!("SKIPPED: this process may not mount");
+            return fs::remove_dir(&place).unwrap();
+        };
+        let [(told, teller), (seen, shown)] = [(); 2].map(|()| pipe2(OFlag::O_CLOEXEC | OFlag::O_NONBLOCK).unwrap());
+        let mut command = Command::new("true");
+        os::tell_pid(&mut command, teller);
+        os::tell_pid(&mut command, shown);
+        let path = CString::new(place.as_os_str().as_bytes()).unwrap();
+        os::change_child(&mut command, [Change::Directory(path)].into());
+        let error = start(command, &told).unwrap_err();
+        assert_eq!(error.kind(), io::ErrorKind::TimedOut);
+        let mut pid = [0; 4];
+        assert_eq!(read(&seen, &mut pid), Ok(4));
+        let deadline = Instant::now() + Duration::from_secs(60);
+        while fs::exists(format!("/proc/{}", i32::from_ne_bytes(pid))).unwrap() {
+            assert!(Instant::now() < deadline, "it is neither killed nor reaped");
+            std::thread::yield_now();
+        }
+        drop(server);
+        assert!(Command::new("umount").arg("-l").arg(&place).status().unwrap().success());
+        fs::remove_dir(&place).unwrap();
+    }
 }

@@ -1,16 +1,20 @@
 //! Hands what waits in one queue that nobody serves, or that is the primary's to serve, to whoever serves.
+//!
+//! A source from which nothing can come any more ends its task, which says why: the shell puts another in its place.
 
 use std::io;
 use std::os::fd::{AsFd as _, BorrowedFd, OwnedFd};
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
+use nix::errno::Errno;
 use tokio::io::Interest;
 use tokio::io::unix::AsyncFd;
 use tokio::sync::oneshot::{self, error::TryRecvError};
 use tokio::sync::watch;
 use tokio::task::JoinHandle;
+use tokio::task::coop::consume_budget;
 use tokio::time::{sleep, timeout};
 
 use crate::board;
@@ -41,6 +45,7 @@ impl Source {
 /// A task that looks after a source, until this is dropped. What it holds then it still hands over.
 pub(super) struct Tended {
     task: JoinHandle<()>,
+    failure: Arc<OnceLock<io::Error>>,
     _dropped_to_stop: oneshot::Sender<()>,
 }
 
@@ -57,15 +62,25 @@ impl Tended {
         let (sender, stopped) = oneshot::channel();
         let tending = tend(fd, source, Arc::clone(exchange), Arc::clone(last_rescue), Stop(stopped));
         let presence = at_work.0.subscribe();
+        let failure = Arc::<OnceLock<io::Error>>::default();
+        let told = Arc::clone(&failure);
         let task = tokio::spawn(async move {
-            tending.await;
+            if let Err(error) = tending.await {
+                // Nothing else sets it.
+                _ = told.set(error);
+            }
             drop(presence);
         });
-        Ok(Self { task, _dropped_to_stop: sender })
+        Ok(Self { task, failure, _dropped_to_stop: sender })
     }
 
     pub(super) fn has_ended(&self) -> bool {
         self.task.is_finished()
+    }
+
+    /// Why nothing can come from the source any more.
+    pub(super) fn failure(&self) -> Option<&io::Error> {
+        self.failure.get()
     }
 }
 
@@ -107,12 +122,20 @@ pub(super) struct Waiting {
 /// Batches that are swept out of one source at most: more than a queue holds.
 const MOST_SWEPT: usize = 4096;
 
-/// Hands over what waits in `source` now; returns what nobody can take.
-pub(super) fn sweep(fd: BorrowedFd<'_>, source: Source, exchange: &Exchange) -> Vec<Waiting> {
+/// Hands over what waits in `source` now, each connection after `mend` had it; returns what nobody can take.
+pub(super) fn sweep(
+    fd: BorrowedFd<'_>,
+    source: Source,
+    exchange: &Exchange,
+    mend: impl Fn(BorrowedFd<'_>),
+) -> Vec<Waiting> {
     let mut left = Vec::new();
     for _ in 0..MOST_SWEPT {
         match take(fd, source, exchange) {
-            Ok(taken) => left.push(hand_over(taken, exchange)),
+            Ok(taken) => {
+                taken.connections.iter().for_each(|connection| mend(connection.fd.as_fd()));
+                left.push(hand_over(taken, exchange));
+            }
             // A letter that makes no sense does not hide those behind it.
             Err(error) if error.kind() == io::ErrorKind::InvalidData => {}
             Err(_) => break,
@@ -128,23 +151,30 @@ const SHORTEST_PAUSE: Duration = Duration::from_millis(1);
 const LONGEST_PAUSE: Duration = Duration::from_millis(50);
 
 /// Hands over what comes, until it is stopped.
+///
+/// # Errors
+/// Why nothing can come any more.
 async fn tend(
     fd: AsyncFd<OwnedFd>,
     source: Source,
     exchange: Arc<Exchange>,
     last_rescue: Arc<LastRescue>,
     mut stop: Stop,
-) {
+) -> io::Result<()> {
     let mut pause = SHORTEST_PAUSE;
     let mut waited = Duration::ZERO;
     let mut is_failing = false;
     loop {
+        // Whatever the source does, others have their turn.
+        consume_budget().await;
         let readable = tokio::select! {
             biased;
-            () = stop.wait() => return,
+            () = stop.wait() => return Ok(()),
             readable = fd.readable() => readable,
         };
-        let Ok(mut readable) = readable else { return };
+        let Ok(mut readable) = readable else { return Ok(()) };
+        // Asked before what waits there is taken: tokio never forgets it, and such a socket is readable for ever.
+        let is_over = readable.ready().is_read_closed();
         if source.has_taker(&exchange) {
             waited = Duration::ZERO;
         } else if waited < PATIENCE {
@@ -155,21 +185,23 @@ async fn tend(
         }
         let taken = match take(fd.get_ref().as_fd(), source, &exchange) {
             Ok(taken) => taken,
+            Err(error) if is_shortage(&error) => {
+                if !std::mem::replace(&mut is_failing, true) {
+                    tracing::warn!(%error, "cannot take connections over; trying again until it works");
+                }
+                stop.wait_at_most(LONGEST_PAUSE).await;
+                continue;
+            }
             Err(error) => match error.kind() {
+                io::ErrorKind::WouldBlock if is_over => return Err(Errno::ESHUTDOWN.into()),
                 io::ErrorKind::WouldBlock => {
                     is_failing = false;
                     readable.clear_ready();
                     continue;
                 }
-                // Somebody has shut the mailbox down: nothing will ever come.
-                io::ErrorKind::UnexpectedEof => return stop.wait().await,
-                _ => {
-                    if !std::mem::replace(&mut is_failing, true) {
-                        tracing::warn!(%error, "cannot take connections over; trying again until it works");
-                    }
-                    stop.wait_at_most(LONGEST_PAUSE).await;
-                    continue;
-                }
+                // A letter that makes no sense does not hide those behind it.
+                io::ErrorKind::InvalidData => continue,
+                _ => return Err(error),
             },
         };
         if source.slot().is_some() {
@@ -202,9 +234,15 @@ impl Source {
     }
 }
 
+/// An error that passes when others give descriptors or memory back.
+fn is_shortage(error: &io::Error) -> bool {
+    let errno = error.raw_os_error().map(Errno::from_raw);
+    matches!(errno, Some(Errno::EMFILE | Errno::ENFILE | Errno::ENOBUFS | Errno::ENOMEM))
+}
+
 /// Into a mailbox, as nobody can take it now: there it outlives whatever becomes of this task.
-async fn put_back(waiting: Waiting, source: Source, exchange: &Exchange) {
-    let Waiting { port, mut connections } = waiting;
+pub(super) async fn put_back(waiting: Waiting, source: Source, exchange: &Exchange) {
+    let Waiting { port, mut connections } = hand_over(waiting, exchange);
     let slot = source.slot().unwrap_or_else(|| exchange.some_manned());
     let mut pause = SHORTEST_PAUSE;
     loop {
@@ -223,7 +261,7 @@ async fn put_back(waiting: Waiting, source: Source, exchange: &Exchange) {
 ///
 /// # Errors
 /// `WouldBlock` if there is none.
-fn take(fd: BorrowedFd<'_>, source: Source, exchange: &Exchange) -> io::Result<Waiting> {
+pub(super) fn take(fd: BorrowedFd<'_>, source: Source, exchange: &Exchange) -> io::Result<Waiting> {
     let port = match source {
         Source::Shard(port, _) | Source::Shared(port) => port,
         Source::Mailbox(slot) => {

@@ -10,7 +10,7 @@ use tracing::Level;
 use super::{Shell, Stop, WorkerInfo};
 use crate::boot::Identity;
 use crate::error::exit_code;
-use crate::listen::Address;
+use crate::listen::{Address, Scheme};
 use crate::supervisor::{Next, Outcome, ShutdownCause, State, StopCause};
 use crate::{Exit, ExitReason};
 
@@ -23,12 +23,13 @@ impl Shell {
         let addresses = self.ports.addresses();
         let list: Vec<_> = addresses.iter().map(|(address, _)| address.to_string()).collect();
         let place = if list.is_empty() { String::new() } else { format!(" on {}", list.join(", ")) };
-        let hint = match addresses.iter().find(|(_, http)| *http) {
-            Some((Address::Unix(path), _)) => {
-                format!("; try: curl --unix-socket {} http://localhost/", path.display())
+        let web = addresses.iter().find_map(|(address, scheme)| Some((address, curl((*scheme)?))));
+        let hint = match web {
+            Some((Address::Unix(path), (options, scheme))) => {
+                format!("; try: curl{options} --unix-socket {} {scheme}://localhost/", path.display())
             }
-            Some((address, _)) => match address.socket() {
-                Some(address) => format!("; try: curl http://{}/", reachable(address)),
+            Some((address, (options, scheme))) => match address.socket() {
+                Some(address) => format!("; try: curl{options} {scheme}://{}/", reachable(address)),
                 None => String::new(),
             },
             None => String::new(),
@@ -70,8 +71,13 @@ impl Shell {
     pub(super) fn tell_exit(&mut self, who: Identity, pid: Option<Pid>, exit: Exit, next: Next) {
         let level = if exit.reason == ExitReason::Asked { Level::INFO } else { Level::WARN };
         let text = match next {
-            Next::Restart { after: Duration::ZERO } => format!("{exit}; restarted at once"),
-            Next::Restart { after } => format!("{exit}; restarted in {after:?}"),
+            Next::Restart { after } => {
+                // Where it is restarted, it was meant to go on.
+                let is_early = exit.reason == ExitReason::Finished;
+                let why = if is_early { ", although nothing had asked it to end" } else { "" };
+                let when = if after.is_zero() { "at once".to_owned() } else { format!("in {after:?}") };
+                format!("{exit}{why}; restarted {when}")
+            }
             Next::Stopping if self.is_interrupted && exit.reason == ExitReason::GraceExpired => {
                 format!("was not waited for any longer ({})", exit.status)
             }
@@ -122,6 +128,14 @@ impl Shell {
         };
         self.reporter.cluster(level, text);
         code
+    }
+}
+
+/// The options that curl takes, and how the URL begins. No certificate is for an address of this machine.
+const fn curl(scheme: Scheme) -> (&'static str, &'static str) {
+    match scheme {
+        Scheme::Http => ("", "http"),
+        Scheme::Https => (" --insecure", "https"),
     }
 }
 

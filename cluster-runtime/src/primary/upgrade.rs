@@ -30,13 +30,14 @@ use tracing::Level;
 
 use super::function::{LeftBehind, Notice};
 use super::legacy::{LaneState, Legacy, MemberState, become_program};
+use super::logs::LogFile;
 use super::order::{Answer, UpgradeError};
 use super::ports::PortsState;
 use super::reign::{DESCRIPTORS_TO_SPARE, descriptor_limit};
 use super::signals::{Request, Signals};
 use super::spawn::{Child, Image};
+use super::tickets::Tickets;
 use super::watch::watch;
-use super::workplace::LogFile;
 use super::{Function, Happening, LAST_WORDS, Member, MemberLane, Shell, Stop};
 use crate::boot::{self, Identity, Succession};
 use crate::control::Control;
@@ -342,6 +343,7 @@ impl Shell {
             images,
             carried,
             self.late.clone(),
+            self.tickets.clone(),
             self.image.as_fd().as_raw_fd(),
         )
     }
@@ -455,6 +457,7 @@ pub(super) struct Adopted {
     pub(super) images: BTreeMap<u64, Image>,
     pub(super) program: PathBuf,
     pub(super) carried: Option<bytes::Bytes>,
+    pub(super) tickets: Tickets,
     /// What the primary function is to hear.
     pub(super) notices: Vec<Notice>,
     pub(super) continued: Continued,
@@ -468,7 +471,7 @@ pub(super) fn adopt(
     addresses: impl Fn(crate::listen::PortId) -> Option<Address>,
 ) -> io::Result<Adopted> {
     let stalled = legacy.stalled();
-    let Legacy { memory, members, departed, images, carried, program, configured, late, .. } = legacy;
+    let Legacy { memory, members, departed, images, carried, program, configured, late, tickets, .. } = legacy;
     let supervisor = Supervisor::adopt(settings, memory);
     let states: BTreeMap<_, _> = supervisor.status().map(|status| (status.worker, status.state)).collect();
     let reason = match &succession.reason {
@@ -482,6 +485,7 @@ pub(super) fn adopt(
         images: BTreeMap::new(),
         program: OsString::from_vec(program).into(),
         carried,
+        tickets,
         notices: Vec::new(),
         continued: Continued { children: BTreeMap::new(), configured, late, reason },
     };
@@ -537,9 +541,21 @@ impl Adopted {
         self.continued.children.insert(worker, Child::of(pid)?);
         let identity = Identity { worker, slot, generation };
         let log = log.map(LogFile::from_bytes);
-        let pause = None;
-        let member =
-            Member { identity, pid, control, lane, max_message, log, output, ports, peers, drains_last, pause };
+        let (has_done_damage, pause) = (false, None);
+        let member = Member {
+            identity,
+            pid,
+            control,
+            lane,
+            max_message,
+            log,
+            output,
+            ports,
+            peers,
+            drains_last,
+            has_done_damage,
+            pause,
+        };
         self.fleet.insert(worker, member);
         Ok(())
     }
@@ -560,6 +576,7 @@ impl Shell {
     pub(super) fn go_on(&mut self, continued: Continued) {
         let Continued { children, configured, late, reason } = continued;
         self.service.main_pid();
+        self.examine_everything();
         self.publish();
         self.take_up(children);
         self.late = late;

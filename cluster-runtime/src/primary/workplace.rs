@@ -4,9 +4,9 @@ use std::ffi::{CString, OsString};
 use std::fs::{self, File};
 use std::io;
 use std::os::fd::OwnedFd;
-use std::os::unix::ffi::{OsStrExt as _, OsStringExt as _};
+use std::os::unix::ffi::OsStrExt as _;
 use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::process::Command;
 use std::sync::Arc;
 use std::time::Duration;
@@ -17,10 +17,14 @@ use nix::sys::resource::{Resource as Kind, getrlimit};
 use nix::unistd::{Gid, Group, Pid, Uid, User, getegid, geteuid, getgrouplist, pipe2};
 
 use super::function::panic_text;
+use super::logs::LogFile;
 use super::output::Printers;
+use crate::aside::Aside;
 use crate::boot::{self, Identity};
 use crate::config::ConfigError;
-use crate::os::{self, Change};
+use crate::listen::Endpoint;
+use crate::listen::privilege::{self, NamedPorts};
+use crate::os::{self, Actor, Change};
 use crate::setup::{Affinity, Output, Resource, Setup, Spawn, Surroundings};
 
 /// Where all workers are spawned.
@@ -29,6 +33,7 @@ pub(super) struct Workplace {
     /// The cores that this process may use.
     cores: Vec<usize>,
     owner: Option<Owner>,
+    named: NamedPorts,
     /// Started with the first worker that needs them.
     printers: Option<Printers>,
 }
@@ -36,14 +41,12 @@ pub(super) struct Workplace {
 /// Where one worker is about to be spawned.
 pub(super) struct Place<'a> {
     identity: Identity,
-    env: Vec<(OsString, OsString)>,
+    /// Without a value, one that is taken away.
+    env: Vec<(OsString, Option<OsString>)>,
     changes: Arc<[Change]>,
     output: Destination<'a>,
     owner: Option<&'a Owner>,
 }
-
-/// A file that a worker's output goes to, opened anew when it was renamed.
-pub(super) struct LogFile(PathBuf);
 
 enum Destination<'a> {
     Inherited,
@@ -59,13 +62,17 @@ struct Owner {
     group: Gid,
     /// With the group itself.
     groups: Vec<Gid>,
+    /// Where the user database has an entry.
+    entry: Option<User>,
 }
 
 impl Workplace {
     /// Checks everything that can be known before anything is spawned.
     pub(super) fn new(setup: &Setup) -> Result<Self, ConfigError> {
         let owner = Owner::find(setup.user.as_deref(), setup.group.as_deref())?;
-        let workplace = Self { setup: setup.clone(), cores: allowed_cores()?, owner, printers: None };
+        let named =
+            NamedPorts::find(&setup.ports).map_err(|error| ConfigError(format!("ports of the setup: {error}")))?;
+        let workplace = Self { setup: setup.clone(), cores: allowed_cores()?, owner, named, printers: None };
         workplace.changes(&setup.surroundings, 0)?;
         check_environment(&setup.surroundings)?;
         check_output(&setup.surroundings.output)?;
@@ -94,12 +101,50 @@ impl Workplace {
             }
             (Output::File(path), _) => {
                 let log = LogFile::of(&path, identity);
-                let file = log.open()?;
+                let file = log.open(self.actor().as_ref())?;
                 Destination::Written(log, file)
             }
             (Output::Inherit | Output::Prefixed, _) => Destination::Inherited,
         };
-        Ok(Place { identity, env: surroundings.env, changes: changes.into(), output, owner: self.owner.as_ref() })
+        let env = self.own_variables().chain(surroundings.env.into_iter().map(|(key, value)| (key, Some(value))));
+        Ok(Place { identity, env: env.collect(), changes: changes.into(), output, owner: self.owner.as_ref() })
+    }
+
+    /// With whose rights the files of workers are opened, if not with this process's.
+    pub(super) fn actor(&self) -> Option<Actor> {
+        let Owner { user: Some(user), group, groups, .. } = self.dropped()? else { return None };
+        Some(Actor { user: *user, group: *group, groups: groups.clone() })
+    }
+
+    /// Whether a port that is not there yet may be bound for a worker; `is_first`: no worker has been ready yet.
+    ///
+    /// # Errors
+    /// `PermissionDenied`, with the remedy.
+    pub(super) fn check_port(&self, endpoint: &Endpoint, is_first: bool) -> io::Result<()> {
+        match self.dropped() {
+            Some(Owner { name, .. }) if !is_first => privilege::check(endpoint, &self.named, name),
+            _ => Ok(()),
+        }
+    }
+
+    /// The user to which workers give up this process's privileges, if they do.
+    fn dropped(&self) -> Option<&Owner> {
+        self.owner.as_ref().filter(|owner| owner.user.is_some_and(|user| !user.is_root()))
+    }
+
+    /// The variables that say who one is; those that are not known are this process's no longer.
+    fn own_variables(&self) -> impl Iterator<Item = (OsString, Option<OsString>)> {
+        let variables = self.dropped().map(|owner| {
+            let entry = owner.entry.as_ref();
+            let name = entry.map(|entry| OsString::from(&entry.name));
+            [
+                ("HOME", entry.map(|entry| entry.dir.clone().into())),
+                ("SHELL", entry.map(|entry| entry.shell.clone().into())),
+                ("USER", name.clone()),
+                ("LOGNAME", name),
+            ]
+        });
+        variables.into_iter().flatten().map(|(key, value)| (key.into(), value))
     }
 
     /// Prints on what comes from the pipes of a worker that the program before has spawned.
@@ -124,7 +169,7 @@ impl Workplace {
     /// What the child is to change about itself. The order matters: what needs a privilege comes before it is given up, and the limits
     /// after the last file that is opened.
     fn changes(&self, surroundings: &Surroundings, slot: usize) -> Result<Vec<Change>, ConfigError> {
-        let mut changes = Vec::new();
+        let mut changes = vec![Change::Session];
         if let Some(score) = surroundings.oom_score {
             changes.push(oom_score(score)?);
         }
@@ -137,14 +182,22 @@ impl Workplace {
         if let Some(affinity) = &surroundings.affinity {
             changes.push(Change::Cores(self.cores_of(affinity, slot)?));
         }
-        if let Some(cwd) = &surroundings.cwd {
-            changes.push(directory(cwd)?);
+        let is_dropped = self.dropped().is_some();
+        let no_new_privs = self.setup.no_new_privs.unwrap_or(is_dropped);
+        if is_dropped {
+            changes.push(Change::BoundingSet { needless: no_new_privs });
         }
         if let Some(Owner { user, group, groups, .. }) = &self.owner {
             changes.extend([Change::Groups(groups.clone()), Change::Group(*group)]);
             changes.extend(user.map(Change::User));
         }
-        if self.setup.no_new_privs {
+        if is_dropped {
+            changes.push(Change::Capabilities);
+        }
+        if let Some(cwd) = &surroundings.cwd {
+            changes.push(directory(cwd)?);
+        }
+        if no_new_privs {
             changes.push(Change::NoNewPrivileges);
         }
         Ok(changes)
@@ -174,7 +227,12 @@ impl Workplace {
 impl Place<'_> {
     /// Lets the child of `command` find all of it.
     pub(super) fn furnish(&mut self, command: &mut Command) -> io::Result<()> {
-        command.envs(self.env.iter().map(|(key, value)| (key, value)));
+        for (key, value) in &self.env {
+            match value {
+                Some(value) => command.env(key, value),
+                None => command.env_remove(key),
+            };
+        }
         match &mut self.output {
             Destination::Inherited => {}
             Destination::Printed(_, _, theirs) => {
@@ -223,33 +281,6 @@ impl Place<'_> {
     }
 }
 
-impl LogFile {
-    fn of(pattern: &Path, identity: Identity) -> Self {
-        let fill = |bytes: &[u8]| {
-            // Whatever is not text in it has no placeholder in it either.
-            let text = str::from_utf8(bytes).ok()?;
-            let (slot, worker) = (identity.slot.to_string(), identity.worker.to_string());
-            Some(text.replace("{slot}", &slot).replace("{worker}", &worker).into())
-        };
-        Self(fill(pattern.as_os_str().as_bytes()).unwrap_or_else(|| pattern.into()))
-    }
-
-    pub(super) fn to_bytes(&self) -> Vec<u8> {
-        self.0.as_os_str().as_bytes().to_vec()
-    }
-
-    pub(super) fn from_bytes(path: Vec<u8>) -> Self {
-        Self(OsString::from_vec(path).into())
-    }
-
-    pub(super) fn open(&self) -> io::Result<File> {
-        let Self(path) = self;
-        File::options().append(true).create(true).open(path).map_err(|error| {
-            io::Error::new(error.kind(), format!("cannot open its log file {}: {error}", path.display()))
-        })
-    }
-}
-
 impl Owner {
     /// `None` if nothing is to change.
     fn find(user: Option<&str>, group: Option<&str>) -> Result<Option<Self>, ConfigError> {
@@ -279,7 +310,8 @@ impl Owner {
                  setup and start it as that user"
             ));
         }
-        Ok(Some(Self { name, user: uid, group: gid, groups }))
+        let entry = found_user.and_then(|(_, entry)| entry);
+        Ok(Some(Self { name, user: uid, group: gid, groups, entry }))
     }
 }
 
@@ -369,7 +401,9 @@ fn directory(path: &Path) -> Result<Change, ConfigError> {
     let unfit = |error: &dyn std::fmt::Display| {
         ConfigError(format!("cwd {} cannot be used ({error}); make it, or set another directory", path.display()))
     };
-    if !fs::metadata(path).map_err(|error| unfit(&error))?.is_dir() {
+    let looked = path.to_owned();
+    let found = PLACES.run(path, move || fs::metadata(looked));
+    if !found.map_err(|error| unfit(&error))?.is_dir() {
         return Err(unfit(&"it is no directory"));
     }
     CString::new(path.as_os_str().as_bytes()).map(Change::Directory).map_err(|error| unfit(&error))
@@ -390,6 +424,9 @@ fn check_environment(surroundings: &Surroundings) -> Result<(), ConfigError> {
     Ok(())
 }
 
+/// Whatever else the setup names.
+static PLACES: Aside = Aside::new();
+
 /// Only a first look: at each spawn it is opened, or that fails.
 fn check_output(output: &Output) -> Result<(), ConfigError> {
     let Output::File(path) = output else { return Ok(()) };
@@ -398,7 +435,11 @@ fn check_output(output: &Output) -> Result<(), ConfigError> {
         _ => Path::new("."),
     };
     let is_pattern = directory.as_os_str().as_bytes().contains(&b'{');
-    if path.file_name().is_none() || path.is_dir() || !(is_pattern || directory.is_dir()) {
+    let (looked, directory) = (path.to_owned(), directory.to_owned());
+    let is_good = PLACES
+        .run(path, move || Ok(!looked.is_dir() && (is_pattern || directory.is_dir())))
+        .map_err(|error| ConfigError(format!("output cannot go to the file {path:?} ({error}); set another path")))?;
+    if path.file_name().is_none() || !is_good {
         let path = path.display();
         return refuse(format!("output cannot go to the file {path:?}; make its directory, or set another path"));
     }
@@ -412,6 +453,9 @@ fn describe(change: &Change) -> String {
         Change::Nice(nice) => format!("nice value {nice}"),
         Change::Cores(_) => "cores".into(),
         Change::Directory(path) => format!("directory {}", path.to_string_lossy()),
+        Change::Session => "session".into(),
+        Change::BoundingSet { .. } => "capability bounding set".into(),
+        Change::Capabilities => "capabilities".into(),
         Change::Groups(_) => "supplementary groups".into(),
         Change::Group(group) => format!("group {group}"),
         Change::User(user) => format!("user {user}"),

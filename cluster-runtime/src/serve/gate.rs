@@ -21,9 +21,9 @@ pin_project! {
 }
 
 impl<F: Future> Gated<F> {
-    pub(super) fn new(future: F) -> Self {
-        let gate = Arc::new(Gate { is_open: AtomicBool::new(true), task: OnceLock::new() });
-        Self { future, waker: Waker::from(Arc::clone(&gate)), gate }
+    /// Whoever else has the gate can open it.
+    pub(super) fn new(gate: &Arc<Gate>, future: F) -> Self {
+        Self { future, waker: Waker::from(Arc::clone(gate)), gate: Arc::clone(gate) }
     }
 }
 
@@ -46,10 +46,26 @@ impl<F: Future> Future for Gated<F> {
     }
 }
 
-struct Gate {
+#[derive(Debug)]
+pub(super) struct Gate {
     is_open: AtomicBool,
     /// Whom to wake: the task that has polled first.
     task: OnceLock<Waker>,
+}
+
+impl Gate {
+    pub(super) fn new() -> Arc<Self> {
+        Arc::new(Self { is_open: AtomicBool::new(true), task: OnceLock::new() })
+    }
+
+    /// Has the future polled, and its task woken.
+    pub(super) fn open(&self) {
+        // Before the task is woken: it may look at once.
+        self.is_open.store(true, Ordering::Release);
+        if let Some(task) = self.task.get() {
+            task.wake_by_ref();
+        }
+    }
 }
 
 impl Wake for Gate {
@@ -58,11 +74,7 @@ impl Wake for Gate {
     }
 
     fn wake_by_ref(self: &Arc<Self>) {
-        // Before the task is woken: it may look at once.
-        self.is_open.store(true, Ordering::Release);
-        if let Some(task) = self.task.get() {
-            task.wake_by_ref();
-        }
+        self.open();
     }
 }
 
@@ -78,19 +90,19 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn a_gated_future_completes_when_it_would() {
-        Gated::new(sleep(Duration::from_secs(1))).await;
+        Gated::new(&Gate::new(), sleep(Duration::from_secs(1))).await;
         let notify = Arc::new(Notify::new());
         let told = Arc::clone(&notify);
         tokio::spawn(async move {
             sleep(Duration::from_secs(1)).await;
             told.notify_one();
         });
-        timeout(Duration::from_secs(2), Gated::new(notify.notified())).await.expect("it was woken");
+        timeout(Duration::from_secs(2), Gated::new(&Gate::new(), notify.notified())).await.expect("it was woken");
     }
 
     #[tokio::test(start_paused = true)]
     async fn it_completes_in_another_task_than_the_one_that_polled_first() {
-        let mut gated = Box::pin(Gated::new(sleep(Duration::from_secs(1))));
+        let mut gated = Box::pin(Gated::new(&Gate::new(), sleep(Duration::from_secs(1))));
         timeout(Duration::from_millis(1), gated.as_mut()).await.expect_err("it is too early");
         let moved = tokio::spawn(async move { timeout(Duration::from_secs(2), gated).await });
         moved.await.unwrap().expect("it was woken");
@@ -104,7 +116,7 @@ mod tests {
             polls.set(polls.get() + 1);
             inner.as_mut().poll(context)
         });
-        let mut gated = Box::pin(Gated::new(counted));
+        let mut gated = Box::pin(Gated::new(&Gate::new(), counted));
         for _ in 0..100 {
             timeout(Duration::from_millis(1), gated.as_mut()).await.expect_err("it is too early");
         }

@@ -12,11 +12,14 @@ use std::time::Duration;
 use nix::errno::Errno;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::signal::SigSet;
+use tokio::io::Interest;
+use tokio::io::unix::AsyncFd;
 
 use crate::os;
 
-/// Starts the guard; `primary` becomes readable when the primary dies.
-pub(super) fn start(primary: OwnedFd, grace: Duration) -> io::Result<()> {
+/// Starts the guard; `primary` becomes readable when the primary dies. The runtime gets a duplicate.
+pub(super) fn start(primary: OwnedFd, grace: Duration) -> io::Result<AsyncFd<OwnedFd>> {
+    let duplicate = os::register(primary.try_clone()?, Interest::READABLE)?;
     let watch = move || {
         // The user's handlers run on the user's threads.
         _ = SigSet::all().thread_block();
@@ -25,7 +28,7 @@ pub(super) fn start(primary: OwnedFd, grace: Duration) -> io::Result<()> {
         os::kill_self()
     };
     thread::Builder::new().name("cluster-guard".into()).stack_size(64 * 1024).spawn(watch)?;
-    Ok(())
+    Ok(duplicate)
 }
 
 fn await_death(primary: &OwnedFd) {

@@ -19,6 +19,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
+use nix::errno::Errno;
 use tokio::runtime::{Builder, Runtime};
 use tokio::sync::Notify;
 use tokio::task::coop;
@@ -42,8 +43,9 @@ use crate::listen::exchange::Exchange;
 use crate::listen::mailbox::Mailboxes;
 use crate::listen::reception::{Reception, Seat};
 use crate::report::say;
+use crate::reserve::Reserve;
 use crate::run::WorkerMain;
-use crate::{WorkerId, boot, metrics};
+use crate::{WorkerId, boot, metrics, os};
 
 /// What a worker's `main` gets: who it is, and the messages between it, the primary and other workers.
 ///
@@ -428,20 +430,21 @@ pub(crate) fn live<M: WorkerMain<A>, A>(inherited: Inheritance, settings: Settin
     let runtime = Background::build(settings.threads).unwrap_or_else(|error| give_up(&error));
     runtime.block_on(async {
         let Inheritance { identity, primary, control, messages } = inherited;
-        let control = Control::new(control).unwrap_or_else(|error| give_up(&error));
+        let reserve = Arc::new(Reserve::new(os::most_descriptors()).unwrap_or_else(|error| give_up(&error)));
+        let control = Control::new(control).unwrap_or_else(|error| give_up(&error)).with_reserve(Arc::clone(&reserve));
         let Some(welcome) = shake_hands::<M::Up, M::Down>(&control).await else { exit(exit_code::CONFIG.into()) };
         let Welcome { grace, line, max_message, fds, mailboxes, drain } = welcome;
-        guard::start(primary, grace).unwrap_or_else(|error| give_up(&error));
+        let primary = guard::start(primary, grace).unwrap_or_else(|error| give_up(&error));
         let [board, bell, mailbox] = fds;
         let board = Board::open(board.as_fd()).unwrap_or_else(|error| give_up(&error));
         let arrivals = Arc::<Notify>::default();
         let (peers, peers_line) = Peers::start(board, max_message, Arc::clone(&arrivals));
-        let process = Process::start(identity, control, grace, settings.drain_spread, peers_line, |streams| {
+        let process = Process::start(identity, control, primary, grace, settings.drain_spread, peers_line, |streams| {
             metrics::enter(board, metrics::Place::Worker { slot: identity.slot, line });
             let line = &board.slot(identity.slot).lines()[line];
             pulse::start(board, line, bell);
             let seat = Seat { slot: identity.slot, tag: Tag::of(identity.worker), line };
-            Reception::new(seat, Exchange::new(board, mailboxes, settings.dispatch), mailbox, streams)
+            Reception::new(seat, Exchange::new(board, mailboxes, settings.dispatch), mailbox, streams, reserve)
         });
         let process = process.unwrap_or_else(|error| give_up(&error));
         if let Some(drain) = drain {
@@ -479,6 +482,7 @@ async fn nothing_left_to_do(process: &Process) {
     if !process.is_main_to_end() {
         _ = tokio::time::timeout(LAST_ACCEPTS, process.listeners().none_left()).await;
         process.streams().none_left().await;
+        process.carried().none_left().await;
     }
     if process.is_main_to_end() {
         std::future::pending::<()>().await;
@@ -518,9 +522,9 @@ async fn shake_hands<Up: Message, Down: Message>(control: &Control) -> Option<We
     let mut drain = None;
     loop {
         match control.receive().await {
-            Ok(Some((ToWorker::Mailboxes { first }, fds))) => mailboxes.add(first, fds),
+            Ok(Some((ToWorker::Mailboxes { first }, fds))) => mailboxes.put(first, fds),
             Ok(Some((ToWorker::Welcome { grace, line, max_message }, fds))) => {
-                let fds = fds.try_into().ok()?;
+                let fds = fds.try_into().unwrap_or_else(|_| give_up(&Errno::EMFILE.into()));
                 return Some(Welcome { grace, line, max_message, fds, mailboxes, drain });
             }
             // No code of the user's has run, so none of its files is open.

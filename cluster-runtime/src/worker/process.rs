@@ -1,6 +1,6 @@
 //! The worker process as the runtime sees it: one per process, reachable from anywhere in it.
 
-use std::collections::HashMap;
+use std::collections::{BTreeSet, HashMap};
 use std::future::pending;
 use std::io;
 use std::os::fd::OwnedFd;
@@ -8,17 +8,20 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::Duration;
 
+use nix::errno::Errno;
+use tokio::io::unix::AsyncFd;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::{Notify, mpsc, oneshot, watch};
-use tokio::time::{Instant, sleep_until};
+use tokio::time::{Instant, sleep_until, timeout};
 
 use super::peers::{Ask, Introduction, Line};
 use super::spread::{self, Share};
 use crate::boot::Identity;
 use crate::control::{Control, FromWorker, Granted, ToWorker};
 use crate::listen::reception::Reception;
-use crate::listen::{Endpoint, Options, PortKey, PortRequest, Tally, too_late};
-use crate::os;
+use crate::listen::{Endpoint, Options, PortId, PortKey, PortRequest, Scheme, Tally, too_late};
+use crate::ticket_keys::TicketKeys;
+use crate::{os, report};
 
 /// Where the worker stands in its life, as far as its own code must know.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -70,8 +73,31 @@ pub(crate) struct Process {
     requests: AtomicU64,
     reception: Reception,
     streams: Arc<Tally>,
+    /// Connections that are served here and came by another way than a listener.
+    carried: Arc<Tally>,
     listeners: Arc<Tally>,
     introductions: mpsc::UnboundedSender<Introduction>,
+    /// The ports on which nothing more comes, of those from which the primary accepts.
+    closed: watch::Sender<Closed>,
+    /// The keys of TLS session tickets, once the primary has answered.
+    ticket_keys: watch::Sender<Option<TicketKeys>>,
+}
+
+/// On which of the ports from which the primary accepts nothing more comes.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) enum Closed {
+    Ports(BTreeSet<PortId>),
+    /// The primary is gone, or cannot be heard.
+    All,
+}
+
+impl Closed {
+    pub(crate) fn has(&self, port: PortId) -> bool {
+        match self {
+            Self::Ports(ports) => ports.contains(&port),
+            Self::All => true,
+        }
+    }
 }
 
 /// What the user's program listens on and is about to.
@@ -83,7 +109,7 @@ struct Ports {
 }
 
 /// Where the answer to a request for a port goes.
-type Answer = oneshot::Sender<io::Result<(OwnedFd, Granted)>>;
+type Answer = oneshot::Sender<io::Result<(Option<OwnedFd>, Granted)>>;
 
 /// This worker's own claim on a port, until it is dropped: it cannot have it twice.
 #[derive(Debug)]
@@ -122,10 +148,11 @@ impl Process {
         )
     }
 
-    /// Makes this process the current one and begins to attend to the primary.
+    /// Makes this process the current one and begins to attend to the primary. `primary` becomes readable when that dies.
     pub(super) fn start(
         identity: Identity,
         control: Control,
+        primary: AsyncFd<OwnedFd>,
         grace: Duration,
         drain_spread: Duration,
         peers: Line,
@@ -137,7 +164,7 @@ impl Process {
         if os::was_terminated() {
             process.leave();
         }
-        tokio::spawn(attend(Arc::clone(&process), terminate, asks));
+        tokio::spawn(attend(Arc::clone(&process), primary, terminate, asks));
         Ok(Arc::clone(CURRENT.get_or_init(|| process)))
     }
 
@@ -167,8 +194,11 @@ impl Process {
             requests: AtomicU64::new(0),
             reception: reception(Arc::clone(&streams))?,
             streams,
+            carried: Arc::default(),
             listeners: Arc::default(),
             introductions,
+            closed: watch::Sender::new(Closed::Ports(BTreeSet::new())),
+            ticket_keys: watch::Sender::new(None),
         })
     }
 
@@ -178,6 +208,10 @@ impl Process {
 
     pub(crate) fn phase(&self) -> watch::Receiver<Phase> {
         self.phase.subscribe()
+    }
+
+    pub(crate) fn closed(&self) -> watch::Receiver<Closed> {
+        self.closed.subscribe()
     }
 
     pub(crate) fn is_draining(&self) -> bool {
@@ -194,6 +228,10 @@ impl Process {
 
     pub(crate) fn streams(&self) -> &Arc<Tally> {
         &self.streams
+    }
+
+    pub(crate) fn carried(&self) -> &Arc<Tally> {
+        &self.carried
     }
 
     pub(crate) fn listeners(&self) -> &Arc<Tally> {
@@ -257,13 +295,29 @@ impl Process {
         _ = self.control.0.send(&what).await;
     }
 
+    /// Gets the keys of TLS session tickets, each of which is to seal tickets for so long. What is returned has new ones whenever there are
+    /// any; it may have none, where the primary has none or this worker drains and must not wait.
+    ///
+    /// Cancel safe.
+    #[cfg(feature = "rustls")]
+    pub(crate) async fn obtain_ticket_keys(&self, lifetime: Duration) -> watch::Receiver<Option<TicketKeys>> {
+        // From here on an answer is a change, to another question too.
+        let mut keys = self.ticket_keys.subscribe();
+        self.tell(FromWorker::TicketKeys { lifetime }).await;
+        tokio::select! {
+            _ = keys.changed() => {}
+            () = draining(self.phase()) => {}
+        }
+        keys
+    }
+
     /// Claims a port of the cluster for this worker and gets its socket from the primary.
     pub(crate) async fn obtain_port(
         self: &Arc<Self>,
         endpoint: Endpoint,
-        http: bool,
+        http: Option<Scheme>,
         options: Options,
-    ) -> io::Result<(Claim, (OwnedFd, Granted))> {
+    ) -> io::Result<(Claim, (Option<OwnedFd>, Granted))> {
         let failed = |source: io::Error| {
             let endpoint = endpoint.clone();
             io::Error::new(source.kind(), ListenError { endpoint, source })
@@ -287,7 +341,7 @@ impl Process {
     }
 
     /// Asks the primary for this worker's shard of a port.
-    async fn request_port(&self, port: PortRequest) -> io::Result<(OwnedFd, Granted)> {
+    async fn request_port(&self, port: PortRequest) -> io::Result<(Option<OwnedFd>, Granted)> {
         let request = self.requests.fetch_add(1, Ordering::Relaxed);
         let (answer, answered) = oneshot::channel();
         // One that drains as the last still gets its shard: there may be connections in it that nobody else would serve.
@@ -326,8 +380,8 @@ impl Process {
             ToWorker::Drain { grace, last } => self.drain(grace, last),
             ToWorker::Listening { request, outcome } => {
                 let answer = match (outcome, fds.into_iter().next()) {
-                    (Ok(granted), Some(fd)) => Ok((fd, granted)),
-                    (Ok(_), None) => Err(io::Error::other("the socket did not come along")),
+                    (Ok(granted), fd) if granted.by_primary || fd.is_some() => Ok((fd, granted)),
+                    (Ok(_), _) => Err(no_room_for_socket()),
                     (Err(refusal), _) => Err(refusal.into_io()),
                 };
                 let waiter = self.ports().awaited.as_mut().and_then(|awaited| awaited.remove(&request));
@@ -336,11 +390,21 @@ impl Process {
                     _ = waiter.send(answer);
                 }
             }
+            ToWorker::Closed(port) => self.closed.send_modify(|closed| {
+                if let Closed::Ports(ports) = closed {
+                    ports.insert(port);
+                }
+            }),
             ToWorker::Reopen => {
                 redirect_output(&fds);
                 self.reopens.send_modify(|count| *count += 1);
             }
-            ToWorker::Mailboxes { first } => self.reception.exchange().mailboxes().add(first, fds),
+            ToWorker::Mailboxes { first } => self.reception.exchange().mailboxes().put(first, fds),
+            ToWorker::Mailbox => {
+                if let Some(mailbox) = fds.into_iter().next() {
+                    self.reception.move_to(mailbox);
+                }
+            }
             ToWorker::Peer { slot, worker } => {
                 self.introduce(Introduction::Answer { ask: Ask { slot, worker }, socket: fds.into_iter().next() });
             }
@@ -349,6 +413,7 @@ impl Process {
                     self.introduce(Introduction::Visitor { from, slot, socket });
                 }
             }
+            ToWorker::TicketKeys(keys) => _ = self.ticket_keys.send_replace(keys),
             // They belong to the handshake.
             ToWorker::Welcome { .. } | ToWorker::Refused => {}
         }
@@ -362,6 +427,14 @@ impl Process {
     fn ports(&self) -> MutexGuard<'_, Ports> {
         // Nothing that runs under this lock can leave it half done.
         self.ports.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Claim {
+    /// What tells the port from others, in words.
+    #[cfg(all(feature = "axum", feature = "rustls"))]
+    pub(crate) fn name(&self) -> String {
+        format!("{} {}", self.key.endpoint, self.key.ordinal)
     }
 }
 
@@ -422,26 +495,49 @@ async fn reach(mut phase: watch::Receiver<Phase>, named: impl Fn(&Phase) -> Opti
     }
 }
 
-/// Speaks with the primary until it is gone, and drains then.
-async fn attend(process: Arc<Process>, mut terminate: Signal, mut asks: mpsc::UnboundedReceiver<Ask>) {
-    loop {
+/// Speaks with the primary until it is gone or can no longer be heard, and drains then.
+async fn attend(
+    process: Arc<Process>,
+    primary: AsyncFd<OwnedFd>,
+    mut terminate: Signal,
+    mut asks: mpsc::UnboundedReceiver<Ask>,
+) {
+    let end = loop {
         tokio::select! {
             () = process.say.notified() => say(&process).await,
             _ = terminate.recv() => process.leave(),
             Some(Ask { slot, worker }) = asks.recv() => process.tell(FromWorker::Peer { slot, worker }).await,
             order = process.control.0.receive() => match order {
                 Ok(Some((order, fds))) => process.obey(order, fds),
-                Ok(None) => break,
-                Err(error) => {
-                    tracing::error!(%error, "lost the primary");
-                    break;
-                }
+                Ok(None) => break "it has ended".to_owned(),
+                Err(error) => break error.to_string(),
             },
         }
+    };
+    // Dropping the senders tells what waits for an answer.
+    process.ports().awaited = None;
+    if timeout(DEATH, primary.readable()).await.is_err() {
+        let worker = process.identity.worker;
+        let who = "leaves, as it can no longer hear its primary, which is alive";
+        report::say(format_args!("worker {worker} {who}: its control lane cannot be read: {end}"));
+        // Only the death of the primary makes a worker the last one: until then others take the accept queue over.
+        process.drain(process.grace, false);
+        process.introduce(Introduction::NoMore);
+        process.closed.send_replace(Closed::All);
+        _ = primary.readable().await;
     }
     process.drain(process.grace, true);
-    process.ports().awaited = None;
+    process.closed.send_replace(Closed::All);
     process.introduce(Introduction::NoMore);
+}
+
+/// How long after the end of its lanes a process that dies may still look alive: the kernel closes them first.
+const DEATH: Duration = Duration::from_secs(1);
+
+fn no_room_for_socket() -> io::Error {
+    let text = "this worker has as many open files as it may have, and none is left for the socket; raise the limit (ulimit -n), or \
+                listen before connections are taken";
+    io::Error::new(io::Error::from(Errno::EMFILE).kind(), text)
 }
 
 /// Says what there is to say. Readiness comes first: a worker may be ready and leave in one breath.
@@ -471,8 +567,6 @@ pub(super) fn margin(grace: Duration) -> Duration {
 
 #[cfg(test)]
 mod tests {
-    use tokio::time::timeout;
-
     use super::*;
     use crate::WorkerId;
     use crate::board::{Board, Tag};
@@ -480,6 +574,7 @@ mod tests {
     use crate::listen::exchange::Exchange;
     use crate::listen::mailbox::{self, Mailboxes};
     use crate::listen::reception::Seat;
+    use crate::reserve::Reserve;
 
     const SECOND: Duration = Duration::from_secs(1);
 
@@ -497,7 +592,8 @@ mod tests {
             mpsc::unbounded_channel().0,
             |streams| {
                 let seat = Seat { slot: 0, tag: Tag::of(identity.worker), line: &board.slot(0).lines()[0] };
-                Reception::new(seat, Exchange::new(board, Mailboxes::default(), Dispatch::Balanced), mailbox, streams)
+                let exchange = Exchange::new(board, Mailboxes::default(), Dispatch::Balanced);
+                Reception::new(seat, exchange, mailbox, streams, Arc::new(Reserve::new(1024)?))
             },
         );
         (process.unwrap(), theirs)

@@ -100,8 +100,8 @@ impl Pulse {
     }
 
     fn wake(&self) {
-        self.line.wake();
-        if self.board.must_ring() {
+        let now = self.line.wake();
+        if self.board.must_ring(now) {
             self.ring();
         }
     }

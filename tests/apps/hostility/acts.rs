@@ -307,8 +307,8 @@ impl Table {
             };
             self.0.push(Act { on: to, call: call.into(), cost: None, deed: Deed::ToEach(Box::new(deed)) });
         };
-        say("send garbage", vec![wire::PROTOCOL, 0xff, 0xfe, 0xfd], 1);
-        say("send an unknown protocol", vec![wire::PROTOCOL + 1, 1, 0, 0, 0], 1);
+        say("send garbage", vec![wire::PROTOCOL, 0, 0xff, 0xfe, 0xfd], 1);
+        say("send an unknown protocol", vec![wire::PROTOCOL + 1, 0, 1, 0, 0, 0], 1);
         say("send 100 kB", vec![wire::PROTOCOL; 100_000], 1);
         say("send Ready, 20,000 times", wire::ready(), NUMBER_OF_MANY);
         say("send Leaving", wire::leaving(), 1);

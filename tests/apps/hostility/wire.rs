@@ -1,7 +1,7 @@
-//! Packets and letters by hand: variants and integers, little-endian, of fixed width or of as many times seven bits as it takes.
+//! Packets and letters by hand: in a packet first the protocol and the number of descriptors, then variants and integers, little-endian, of fixed width or of as many times seven bits as it takes.
 
 /// The first byte of every packet on the control lane. Its highest bit names the codec.
-pub(crate) const PROTOCOL: u8 = if POSTCARD { 5 | 0x80 } else { 5 };
+pub(crate) const PROTOCOL: u8 = if POSTCARD { 6 | 0x80 } else { 6 };
 
 /// As the library was built.
 const POSTCARD: bool = cfg!(all(feature = "postcard", not(feature = "bincode")));
@@ -36,7 +36,7 @@ pub(crate) fn letter(port: u64, tag: u32, count: u64) -> Vec<u8> {
 }
 
 fn packet(kind: u32, fields: &[Vec<u8>]) -> Vec<u8> {
-    [vec![PROTOCOL], variant(kind), fields.concat()].concat()
+    [vec![PROTOCOL, 0], variant(kind), fields.concat()].concat()
 }
 
 fn variant(index: u32) -> Vec<u8> {
