@@ -510,6 +510,7 @@ impl Table {
         });
         self.once(On::Itself, "setrlimit NOFILE 0", move |_| limit(0));
         self.once(On::Itself, "kill SIGSTOP", |_| Ok(kill(Pid::this(), Signal::SIGSTOP)?));
+        self.once(On::Itself, "nothing", |_| Ok(()));
         self.once(On::Itself, "exit 0", |_| std::process::exit(0));
         self.once(On::Itself, "exit 1", |_| std::process::exit(1));
         self.once(On::Itself, "abort", |_| std::process::abort());
@@ -526,7 +527,8 @@ impl Table {
             }
         });
         self.once(On::Itself, "fork of a child that lives on", |_| {
-            std::process::Command::new("sleep").arg("60").spawn().map(drop)
+            // Without the variables, so that it is not taken for a process of the cluster.
+            std::process::Command::new("/bin/sleep").arg("60").env_clear().spawn().map(drop)
         });
     }
 }
