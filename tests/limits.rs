@@ -6,7 +6,9 @@ use std::thread;
 use std::time::Duration;
 
 use support::http::{self, Connection};
-use support::http2::{CONTINUATION, DATA, END_HEADERS, END_STREAM, GOAWAY, HEADERS, Http2, PING, RST_STREAM, head};
+use support::http2::{
+    CONTINUATION, DATA, END_HEADERS, END_STREAM, GOAWAY, HEADERS, Http2, PING, RST_STREAM, SETTINGS, head,
+};
 use support::{Cluster, DEADLINE, Signal};
 
 const LIMITS: &str = env!("CARGO_BIN_EXE_limits");
@@ -239,13 +241,22 @@ fn a_ping_does_not_prolong_the_idling_of_an_http2_client() {
     expect_closed(&mut cluster, address, &[("IdleTimeout", 2)]);
 }
 
+/// A connection whose settings both sides have acknowledged: an acknowledgement in the middle of a head would be an error.
+fn settled(address: SocketAddr) -> Http2 {
+    let mut client = Http2::open(address, WINDOW);
+    for what in ["settings", "acknowledgement"] {
+        client.next_of(SETTINGS).expect(what);
+    }
+    client
+}
+
 #[test]
 fn half_an_http2_head_is_not_waited_for() {
     let (mut cluster, address) = serve("header=500");
-    let mut dripping = Http2::open(address, WINDOW);
+    let mut dripping = settled(address);
     dripping.send(HEADERS, END_STREAM, 1, b"").unwrap();
     dripping.wait_closed();
-    let mut half = Http2::open(address, WINDOW);
+    let mut half = settled(address);
     half.socket().write_all(&[0, 0, 5, HEADERS, END_HEADERS, 0, 0, 0, 1, 0]).unwrap();
     assert!(half.has(GOAWAY, 0));
     expect_closed(&mut cluster, address, &[("HeadTimeout", 2)]);
