@@ -114,7 +114,7 @@ pub(crate) fn is_suspect(socket: BorrowedFd<'_>, transport: Option<Transport>) -
 }
 
 /// Whether a socket pair is shut down at this end or at the other.
-fn is_shut_down(end: BorrowedFd<'_>) -> bool {
+pub(crate) fn is_shut_down(end: BorrowedFd<'_>) -> bool {
     let ends = PollFlags::from_bits_retain(libc::POLLRDHUP) | PollFlags::POLLHUP;
     let mut polled = [PollFd::new(end, ends)];
     poll(&mut polled, PollTimeout::ZERO).is_ok() && polled[0].revents().is_some_and(|found| found.intersects(ends))

@@ -10,6 +10,7 @@ use std::sync::{PoisonError, RwLock};
 use nix::sys::socket::{AddressFamily, SockFlag, SockType, socketpair};
 use serde::{Deserialize, Serialize};
 
+use super::condition::is_shut_down;
 use super::{Address, PortId};
 use crate::board::Tag;
 use crate::ipc::codec;
@@ -63,7 +64,9 @@ pub(crate) fn receive(mailbox: BorrowedFd<'_>) -> io::Result<Letter> {
     let mut buffer = [0; LARGEST_LETTER];
     let packet = os::receive_packet(mailbox, &mut buffer)?;
     if packet.len == 0 && packet.fds.is_empty() {
-        return Err(io::ErrorKind::UnexpectedEof.into());
+        // A letter without anything in it looks the same, and any worker can send one.
+        let end = if is_shut_down(mailbox) { io::ErrorKind::UnexpectedEof } else { io::ErrorKind::InvalidData };
+        return Err(end.into());
     }
     let read: Result<(Cover, Vec<Address>), _> = codec::decode(&buffer[..packet.len]);
     let (cover, clients) = read.map_err(|error| io::Error::new(io::ErrorKind::InvalidData, error))?;
@@ -109,5 +112,21 @@ impl Mailboxes {
         let all = self.0.read().unwrap_or_else(PoisonError::into_inner);
         let mailbox = all.get(slot).and_then(Option::as_ref).ok_or(io::ErrorKind::NotFound)?;
         os::send_packet(mailbox.as_fd(), &packet, &fds)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_empty_letter_is_not_the_end_of_a_mailbox_and_a_shutdown_is() {
+        let (sender, mailbox) = pair().unwrap();
+        let kind = || receive(mailbox.as_fd()).map(|_| ()).map_err(|error| error.kind());
+        os::send_packet(sender.as_fd(), &[], &[]).unwrap();
+        assert_eq!(kind(), Err(io::ErrorKind::InvalidData));
+        assert_eq!(kind(), Err(io::ErrorKind::WouldBlock));
+        socket2::SockRef::from(&sender).shutdown(std::net::Shutdown::Both).unwrap();
+        assert_eq!(kind(), Err(io::ErrorKind::UnexpectedEof));
     }
 }
