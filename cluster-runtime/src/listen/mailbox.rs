@@ -10,6 +10,7 @@ use std::sync::{PoisonError, RwLock};
 use nix::sys::socket::{AddressFamily, SockFlag, SockType, socketpair};
 use serde::{Deserialize, Serialize};
 
+use super::condition::is_shut_down;
 use super::{Address, PortId};
 use crate::board::Tag;
 use crate::ipc::codec;
@@ -62,7 +63,7 @@ pub(crate) fn pair() -> io::Result<(OwnedFd, OwnedFd)> {
 pub(crate) fn receive(mailbox: BorrowedFd<'_>) -> io::Result<Letter> {
     let mut buffer = [0; LARGEST_LETTER];
     let packet = os::receive_packet(mailbox, &mut buffer)?;
-    if packet.len == 0 && packet.fds.is_empty() {
+    if packet.len == 0 && packet.fds.is_empty() && is_shut_down(mailbox) {
         return Err(io::ErrorKind::UnexpectedEof.into());
     }
     let read: Result<(Cover, Vec<Address>), _> = codec::decode(&buffer[..packet.len]);
