@@ -244,6 +244,10 @@ impl Reception {
         let letter = match received {
             Ok(Some(letter)) => letter,
             Ok(None) => return Err(Errno::EMFILE.into()),
+            // The one before, whose senders have gone.
+            Err(error) if error.kind() == io::ErrorKind::UnexpectedEof && replaced.has_changed().unwrap_or(false) => {
+                return Ok(());
+            }
             Err(error) if error.kind() == io::ErrorKind::UnexpectedEof => {
                 tracing::error!(
                     "another process has shut down the mailbox: nothing is handed to this worker until it gets another"

@@ -154,6 +154,14 @@ impl Table {
             let other = held.things.iter().find(|other| other.kind != thing.kind && SOCKETS.contains(&other.kind));
             put_over(thing.number, &other.ok_or(io::ErrorKind::NotFound)?.same)
         });
+        for act in &mut self.0 {
+            let is_lost = act.call == "close" || act.call.starts_with("dup2");
+            if is_lost && [On::Each(Kind::Control), On::Each(Kind::Messages)].iter().all(|lane| act.on != *lane) {
+                act.cost = Some(
+                    "its own library now uses what has the number, and looks idle: its share waits until it is gone",
+                );
+            }
+        }
         self.each(&SOCKETS, "fcntl O_NONBLOCK cleared", |_, thing| {
             change_flags(thing, |flags| flags & !OFlag::O_NONBLOCK)
         });
@@ -167,6 +175,9 @@ impl Table {
         });
         self.each(&PUBLIC, "fcntl F_SETOWN sibling, O_ASYNC", signal_sibling);
         self.each(&[Kind::Receiving, Kind::Bell], "fcntl F_SETOWN sibling, O_ASYNC", signal_sibling);
+        for act in self.0.iter_mut().filter(|act| act.call.starts_with("fcntl F_SETOWN")) {
+            act.cost = Some("it is as if it killed a sibling with each connection");
+        }
         self.each(&SOCKETS, "listen 0", |_, thing| listen_again(thing, 0));
         self.each(&PUBLIC, "listen 1", |_, thing| listen_again(thing, 1));
         self.each(&SOCKETS, "connect AF_UNSPEC", |_, thing| disconnect(thing));
@@ -201,6 +212,7 @@ impl Table {
 
     fn options_of_all_sockets(&mut self) {
         self.number(&SOCKETS, SO_RCVLOWAT, i32::MAX);
+        self.inherited();
         self.number(&SOCKETS, SO_RCVBUF, 1);
         self.number(&SOCKETS, SO_SNDBUF, 1);
         self.number(&SOCKETS, SO_RCVBUF, i32::MAX);
@@ -224,11 +236,23 @@ impl Table {
         self.each(&[Kind::Listening], "setsockopt SO_ATTACH_FILTER drop SYN", |_, thing| {
             filter(thing, &take_no_newcomers())
         });
+        self.inherited();
         self.each(&SOCKETS, "setsockopt SO_LOCK_FILTER", |_, thing| set(thing, SO_LOCK_FILTER, &int(1)));
         self.each(&SOCKETS, "setsockopt SO_ATTACH_FILTER take nothing, and SO_LOCK_FILTER", |_, thing| {
             filter(thing, &take_nothing())?;
             set(thing, SO_LOCK_FILTER, &int(1))
         });
+        self.inherited();
+    }
+
+    /// The same of those options that what comes next is spoilt by, before the primary has looked.
+    fn inherited(&mut self) {
+        let spoils = ["SO_RCVLOWAT", "SO_ATTACH_FILTER"];
+        for act in self.0.iter_mut().filter(|act| spoils.iter().any(|option| act.call.contains(option))) {
+            if act.on != On::Each(Kind::Control) && act.on != On::Each(Kind::Messages) {
+                act.cost = Some("what comes before the primary looks has inherited it, or has been dropped");
+            }
+        }
     }
 
     fn options_of_listening_sockets(&mut self) {
@@ -290,6 +314,7 @@ impl Table {
         self.option(&[Kind::Listening], TCP_CONGESTION, "reno", b"reno".to_vec());
         self.option(&[Kind::Listening], TCP_ULP, "tls", b"tls".to_vec());
         self.each(&[Kind::Listening], "setsockopt TCP_MD5SIG_EXT for all clients", |_, thing| sign_all(thing));
+        self.costs("the kernel shows it to no other process, so its own share is refused until it is gone");
         for (option, value) in [(UDP_CORK, 1), (UDP_SEGMENT, 1), (UDP_GRO, 1), (UDP_ENCAP, 2)] {
             self.number(&[Kind::Datagrams], option, value);
         }
@@ -441,6 +466,10 @@ impl Table {
         let others = [Kind::Board, Kind::Pidfd, Kind::Epoll, Kind::Connection, Kind::Other];
         self.each(&others, "close", |_, thing| Ok(nix::unistd::close(thing.number)?));
         self.each(&others, "dup2 of /dev/null over it", |_, thing| put_over(thing.number, &dev("null")?));
+        let number_of_others = 2 * others.len();
+        for act in self.0.iter_mut().rev().take(number_of_others) {
+            act.cost = Some("its own connections, and what its runtime waits for, are gone");
+        }
         self.once(On::Itself, "close of all above 2", |held| {
             for thing in held.things.iter().filter(|thing| thing.number > 2) {
                 nix::unistd::close(thing.number)?;

@@ -1,7 +1,7 @@
 //! A fixture: a service in which one worker does one hostile thing to what it holds, when a request asks for it.
 //!
 //! `hostility list` prints the table of what can be done. `hostility serve` serves, on what `ADDR` and other variables say:
-//! `GET /who` tells which worker answers, `GET /act/<number>` does what stands at that place of the table, and `GET /held` lists
+//! `GET /who` tells which worker answers, `GET /news` has it tell all others something, `GET /act/<number>` does what stands at that place of the table, and `GET /held` lists
 //! what the worker holds.
 
 mod acts;
@@ -15,7 +15,7 @@ use std::fmt::Write as _;
 use axum::Router;
 use axum::extract::Path;
 use axum::routing::get;
-use cluster::{Config, Message, Port, Primary, Sticky, Worker, worker};
+use cluster::{Config, Message, Output, Port, Primary, Resource, Setup, Sticky, Worker, worker};
 use held::Held;
 
 #[derive(Debug, Message)]
@@ -26,7 +26,6 @@ enum ToPrimary {
 
 #[derive(Debug, Message)]
 enum ToWorker {
-    /// Never sent, either.
     News(String),
 }
 
@@ -53,7 +52,14 @@ fn list() -> String {
 }
 
 fn serve() -> cluster::Result {
-    let config = Config::new().workers(3).primary(watch);
+    let mut setup = Setup::new();
+    if let Some(most) = std::env::var("FILES").ok().and_then(|text| text.parse().ok()) {
+        setup = setup.rlimit(Resource::Files, most, most);
+    }
+    if let Ok(log) = std::env::var("LOG_FILE") {
+        setup = setup.output(Output::File(log.into()));
+    }
+    let config = Config::new().workers(3).primary(watch).setup(setup);
     match std::env::var("COOKIE") {
         Ok(name) => cluster::run(config.dispatch(Sticky::cookie(&name)), program),
         Err(_) => cluster::run(config, program),
@@ -68,8 +74,11 @@ async fn watch(mut primary: Primary<ToPrimary, ToWorker>) -> cluster::Result {
     Ok(())
 }
 
-async fn program(worker: Worker<ToPrimary, ToWorker>) -> cluster::Result {
-    tokio::spawn(async move { while let Some(ToWorker::News(_)) = worker.recv().await {} });
+type Crew = Worker<ToPrimary, ToWorker>;
+
+async fn program(worker: Crew) -> cluster::Result {
+    let listener = worker.clone();
+    tokio::spawn(async move { while let Some(ToWorker::News(_)) = listener.recv().await {} });
     let address = std::env::var("ADDR").unwrap_or_else(|_| "127.0.0.1:0".into());
     if let Ok(echo) = std::env::var("UDP_ADDR") {
         let socket = cluster::udp(Port::at(echo)).await?;
@@ -78,18 +87,29 @@ async fn program(worker: Worker<ToPrimary, ToWorker>) -> cluster::Result {
     }
     match std::env::var("SECOND_ADDR") {
         Ok(second) => {
-            let (first, second) = tokio::join!(cluster::serve(address, app()), cluster::serve(second, app()));
+            let (first, second) =
+                tokio::join!(cluster::serve(address, app(&worker)), cluster::serve(second, app(&worker)));
             first.and(second)
         }
-        Err(_) => cluster::serve(address, app()).await,
+        Err(_) => cluster::serve(address, app(&worker)).await,
     }
 }
 
-fn app() -> Router {
+fn app(worker: &Crew) -> Router {
+    let worker = worker.clone();
     Router::new()
+        .route("/news", get(async move || tell(&worker).await))
         .route("/who", get(|| async { me() }))
         .route("/held", get(|| async { Held::look().map_or_else(|error| error.to_string(), |held| held.to_string()) }))
         .route("/act/{number}", get(|Path(number): Path<usize>| async move { act(number) }))
+}
+
+/// The first time, this needs lanes to all others.
+async fn tell(worker: &Crew) -> String {
+    match worker.broadcast(ToWorker::News("news".into())).await {
+        Ok(reached) => format!("{reached}"),
+        Err(error) => error.to_string(),
+    }
 }
 
 fn me() -> String {
