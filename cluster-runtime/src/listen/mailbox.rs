@@ -5,10 +5,12 @@
 
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{PoisonError, RwLock};
 
 use nix::sys::socket::{AddressFamily, SockFlag, SockType, socketpair};
 use serde::{Deserialize, Serialize};
+use tokio::sync::Notify;
 
 use super::condition::is_shut_down;
 use super::{Address, PortId};
@@ -47,7 +49,12 @@ pub(crate) struct Letter {
 
 /// The sending ends of all mailboxes, by slot. One that could not be received is missing.
 #[derive(Debug, Default)]
-pub(crate) struct Mailboxes(RwLock<Vec<Option<OwnedFd>>>);
+pub(crate) struct Mailboxes {
+    ends: RwLock<Vec<Option<OwnedFd>>>,
+    /// A mailbox was found shut down since this was last asked.
+    is_broken: AtomicBool,
+    broken: Notify,
+}
 
 /// Makes a mailbox: the sending and the receiving end.
 pub(crate) fn pair() -> io::Result<(OwnedFd, OwnedFd)> {
@@ -89,7 +96,7 @@ impl Letter {
 impl Mailboxes {
     /// Puts in the mailboxes of the slots from `first` on, in the place of those that were there.
     pub(crate) fn put(&self, first: usize, ends: impl IntoIterator<Item = OwnedFd>) {
-        let mut all = self.0.write().unwrap_or_else(PoisonError::into_inner);
+        let mut all = self.ends.write().unwrap_or_else(PoisonError::into_inner);
         for (slot, end) in (first..).zip(ends) {
             if slot >= all.len() {
                 all.resize_with(slot + 1, || None);
@@ -99,7 +106,7 @@ impl Mailboxes {
     }
 
     pub(crate) fn len(&self) -> usize {
-        self.0.read().unwrap_or_else(PoisonError::into_inner).len()
+        self.ends.read().unwrap_or_else(PoisonError::into_inner).len()
     }
 
     /// Hands connections, [`BATCH`] at most, over to `slot`; never waits. On success they are the slot's, on failure nothing has
@@ -109,9 +116,24 @@ impl Mailboxes {
         let clients: Vec<&Address> = connections.iter().map(|connection| &connection.client).collect();
         codec::encode(&(cover, clients), &mut packet).map_err(io::Error::other)?;
         let fds: Vec<_> = connections.iter().map(|connection| connection.fd.as_fd()).collect();
-        let all = self.0.read().unwrap_or_else(PoisonError::into_inner);
+        let all = self.ends.read().unwrap_or_else(PoisonError::into_inner);
         let mailbox = all.get(slot).and_then(Option::as_ref).ok_or(io::ErrorKind::NotFound)?;
-        os::send_packet(mailbox.as_fd(), &packet, &fds)
+        os::send_packet(mailbox.as_fd(), &packet, &fds).inspect_err(|error| {
+            if matches!(error.kind(), io::ErrorKind::BrokenPipe | io::ErrorKind::ConnectionReset) {
+                self.is_broken.store(true, Ordering::Relaxed);
+                self.broken.notify_one();
+            }
+        })
+    }
+
+    /// Completes when a mailbox is found shut down. Cancel safe.
+    pub(crate) async fn broken(&self) {
+        self.broken.notified().await;
+    }
+
+    /// Whether one was found shut down since this was last asked.
+    pub(crate) fn take_broken(&self) -> bool {
+        self.is_broken.swap(false, Ordering::Relaxed)
     }
 }
 
@@ -128,5 +150,18 @@ mod tests {
         assert_eq!(kind(), Err(io::ErrorKind::WouldBlock));
         socket2::SockRef::from(&sender).shutdown(std::net::Shutdown::Both).unwrap();
         assert_eq!(kind(), Err(io::ErrorKind::UnexpectedEof));
+    }
+
+    #[test]
+    fn a_mailbox_that_is_found_shut_down_is_told_once() {
+        let (sender, mailbox) = pair().unwrap();
+        let mailboxes = Mailboxes::default();
+        mailboxes.put(0, [sender]);
+        let cover = Cover { port: PortId(0), counted_by: 0, is_unplaced: false };
+        mailboxes.send(0, cover, &[]).unwrap();
+        assert!(!mailboxes.take_broken());
+        socket2::SockRef::from(&mailbox).shutdown(std::net::Shutdown::Read).unwrap();
+        assert_eq!(mailboxes.send(0, cover, &[]).unwrap_err().kind(), io::ErrorKind::BrokenPipe);
+        assert!(mailboxes.take_broken() && !mailboxes.take_broken());
     }
 }

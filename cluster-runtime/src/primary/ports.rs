@@ -293,6 +293,7 @@ impl Ports {
         tokio::select! {
             () = super::sleep_until_some(self.next_look) => {}
             () = self.emptied.more() => {}
+            () = self.exchange.mailboxes().broken() => {}
             // An error would mean that the runtime shuts down, and this process with it.
             _rung = self.bell.async_io(Interest::READABLE, read) => {}
         }

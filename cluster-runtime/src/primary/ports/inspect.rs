@@ -5,9 +5,12 @@
 //! was changed is set back or replaced, and what waits in the old queue is handed on first.
 
 use std::collections::BTreeSet;
+use std::net::Shutdown;
 use std::os::fd::{AsFd as _, BorrowedFd, OwnedFd};
 use std::time::{Duration, Instant};
 use std::{fmt, io};
+
+use socket2::SockRef;
 
 use super::{LOOK, Ports, Source, Waiting, sweep};
 use crate::board;
@@ -81,7 +84,8 @@ impl Ports {
 
     /// Examines what shows signs of damage while its workers live. To be called with each look.
     pub(in crate::primary) fn inspect(&mut self) -> Vec<Damage> {
-        let mut damages = Vec::new();
+        // One that sleeps is not among those that are looked at, and its mailbox may be another's work.
+        let mut damages = if self.exchange.mailboxes().take_broken() { self.examine_all() } else { Vec::new() };
         let mut suspects = self.suspects();
         for (source, failure) in self.failed() {
             self.tended.remove(&source);
@@ -239,6 +243,8 @@ impl Ports {
         self.senders[slot] = sender;
         self.tended.remove(&Source::Mailbox(slot));
         self.exchange.mailboxes().put(slot, [ours]);
+        // From here on nothing comes in: those that do not know of the new one yet keep what they cannot hand over.
+        _ = SockRef::from(&old).shutdown(Shutdown::Both);
         // What is in it was handed over already, and can still be taken out.
         for Waiting { port, connections } in sweep(old.as_fd(), Source::Mailbox(slot), &self.exchange, |_| ()) {
             self.leave_somewhere(slot, port, connections);
