@@ -37,9 +37,14 @@ pub(crate) enum On {
     Itself,
 }
 
+/// What is done to one thing that the worker holds.
+type Each = Box<dyn Fn(&Held, &Thing) -> io::Result<()>>;
+/// What is done once, whatever it holds.
+type Once = Box<dyn Fn(&Held) -> io::Result<()>>;
+
 enum Deed {
-    ToEach(Box<dyn Fn(&Held, &Thing) -> io::Result<()>>),
-    Once(Box<dyn Fn(&Held) -> io::Result<()>>),
+    ToEach(Each),
+    Once(Once),
 }
 
 impl Act {
@@ -142,9 +147,7 @@ impl Table {
 
     fn sockets(&mut self) {
         for how in [Shutdown::Read, Shutdown::Write, Shutdown::Both] {
-            self.each(&SOCKETS, &format!("shutdown {how:?}"), move |_, thing| {
-                Ok(SockRef::from(&thing.same).shutdown(how)?)
-            });
+            self.each(&SOCKETS, &format!("shutdown {how:?}"), move |_, thing| SockRef::from(&thing.same).shutdown(how));
         }
         self.each(&SOCKETS, "close", |_, thing| Ok(nix::unistd::close(thing.number)?));
         self.each(&SOCKETS, "dup2 of /dev/null over it", |_, thing| put_over(thing.number, &dev("null")?));
@@ -186,7 +189,7 @@ impl Table {
         self.each(&[Kind::Listening], "accept in a thread, serving none", |_, thing| accept_and_keep(thing));
         self.costs("what it accepts itself, it may keep");
         self.each(&[Kind::Listening], "shutdown of its connections", |held, _| {
-            held.of(Kind::Connection).try_for_each(|one| Ok(SockRef::from(&one.same).shutdown(Shutdown::Both)?))
+            held.of(Kind::Connection).try_for_each(|one| SockRef::from(&one.same).shutdown(Shutdown::Both))
         });
     }
 
@@ -504,7 +507,7 @@ impl Table {
         self.once(On::Siblings, "prlimit NOFILE 10, of all", |held| {
             let limit = Rlimit { current: Some(10), maximum: Some(10) };
             held.siblings.iter().try_for_each(|pid| {
-                prlimit(rustix::process::Pid::from_raw(pid.as_raw()), Resource::Nofile, limit.clone()).map(drop)
+                prlimit(rustix::process::Pid::from_raw(pid.as_raw()), Resource::Nofile, limit).map(drop)
             })?;
             Ok(())
         });
