@@ -30,7 +30,7 @@ use nix::sys::socket::sockopt::{self, AttachReusePortCbpf};
 use nix::sys::socket::{ControlMessage, MsgFlags, SockType, getsockopt, recv, sendmsg, setsockopt};
 use nix::sys::stat::Mode;
 use nix::unistd::{
-    Gid, Pid, Uid, chdir, ftruncate, setfsgid, setfsuid, setgroups, setresgid, setresuid, setsid, write,
+    Gid, Pid, Uid, chdir, ftruncate, setfsgid, setfsuid, setgroups, setpgid, setresgid, setresuid, setsid, write,
 };
 use socket2::SockAddr;
 use tokio::io::Interest;
@@ -247,6 +247,8 @@ pub(crate) enum Change {
     Directory(CString),
     /// A session of its own, so that there is no controlling terminal, and a process group of its own.
     Session,
+    /// A process group of its own, so that a terminal's Ctrl-C reaches the primary only.
+    ProcessGroup,
     /// No capability that an executed file could still bring. Where it is `needless` because nothing is gained by executing a file, it
     /// does not matter that the kernel refuses it.
     BoundingSet {
@@ -276,6 +278,7 @@ impl Change {
             Self::Cores(cores) => sched_setaffinity(Pid::from_raw(0), cores),
             Self::Directory(path) => chdir(path.as_c_str()),
             Self::Session => setsid().map(drop),
+            Self::ProcessGroup => setpgid(Pid::from_raw(0), Pid::from_raw(0)),
             Self::BoundingSet { needless } => match empty_bounding_set() {
                 Err(Errno::EPERM) if *needless => Ok(()),
                 done => done,

@@ -169,7 +169,8 @@ impl Workplace {
     /// What the child is to change about itself. The order matters: what needs a privilege comes before it is given up, and the limits
     /// after the last file that is opened.
     fn changes(&self, surroundings: &Surroundings, slot: usize) -> Result<Vec<Change>, ConfigError> {
-        let mut changes = vec![Change::Session];
+        // Only where the user is another: the scheduler gives each session a share of its own, which slows what processes say to each other.
+        let mut changes = if self.actor().is_some() { vec![Change::Session] } else { vec![Change::ProcessGroup] };
         if let Some(score) = surroundings.oom_score {
             changes.push(oom_score(score)?);
         }
@@ -454,6 +455,7 @@ fn describe(change: &Change) -> String {
         Change::Cores(_) => "cores".into(),
         Change::Directory(path) => format!("directory {}", path.to_string_lossy()),
         Change::Session => "session".into(),
+        Change::ProcessGroup => "process group".into(),
         Change::BoundingSet { .. } => "capability bounding set".into(),
         Change::Capabilities => "capabilities".into(),
         Change::Groups(_) => "supplementary groups".into(),
