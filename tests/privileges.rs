@@ -391,8 +391,9 @@ fn no_worker_has_the_terminal_of_the_primary_and_ctrl_c_stops_the_cluster_all_th
         let address: SocketAddr = address.split([',', ';']).next().unwrap().trim().parse().unwrap();
         for slot in [0, 1] {
             let pid = who::find(address, |who| who.slot == slot).pid;
-            // No terminal; a session and a group of its own.
-            assert_eq!((stat(pid, 7), stat(pid, 6), stat(pid, 5)), (0, pid.as_raw(), pid.as_raw()));
+            // No terminal and a group of its own; a session only where the user is another.
+            let session = if user.is_empty() { stat(cluster.primary(), 6) } else { pid.as_raw() };
+            assert_eq!((stat(pid, 7), stat(pid, 6), stat(pid, 5)), (0, session, pid.as_raw()));
             let told = run(address, slot, "echo typed </dev/tty");
             assert!(told.contains("/dev/tty") && !told.contains("typed\n"), "{told}");
         }

@@ -247,7 +247,7 @@ pub(crate) enum Change {
     Directory(CString),
     /// A session of its own, so that there is no controlling terminal, and a process group of its own.
     Session,
-    /// A process group of its own, so that a terminal's Ctrl-C reaches the primary only.
+    /// A process group of its own, so that a terminal's Ctrl-C reaches the primary only, and no controlling terminal.
     ProcessGroup,
     /// No capability that an executed file could still bring. Where it is `needless` because nothing is gained by executing a file, it
     /// does not matter that the kernel refuses it.
@@ -278,7 +278,10 @@ impl Change {
             Self::Cores(cores) => sched_setaffinity(Pid::from_raw(0), cores),
             Self::Directory(path) => chdir(path.as_c_str()),
             Self::Session => setsid().map(drop),
-            Self::ProcessGroup => setpgid(Pid::from_raw(0), Pid::from_raw(0)),
+            Self::ProcessGroup => {
+                setpgid(Pid::from_raw(0), Pid::from_raw(0))?;
+                leave_terminal()
+            }
             Self::BoundingSet { needless } => match empty_bounding_set() {
                 Err(Errno::EPERM) if *needless => Ok(()),
                 done => done,
@@ -385,6 +388,15 @@ pub(crate) fn may_write(directory: BorrowedFd<'_>) -> Option<bool> {
         Err(Errno::EACCES | Errno::EROFS) => Some(false),
         Err(_) => None,
     }
+}
+
+/// Gives up the controlling terminal, for this process alone: it stays in its session. By system calls only.
+fn leave_terminal() -> Result<(), Errno> {
+    // A process that has no terminal, or no /dev, has nothing to give up.
+    let flags = OFlag::O_RDWR | OFlag::O_NOCTTY | OFlag::O_NONBLOCK | OFlag::O_CLOEXEC;
+    let Ok(terminal) = open(c"/dev/tty", flags, Mode::empty()) else { return Ok(()) };
+    // SAFETY: the request takes no argument, and the descriptor is open.
+    Errno::result(unsafe { libc::ioctl(terminal.as_raw_fd(), libc::TIOCNOTTY) }).map(drop)
 }
 
 /// Has the child of `command` make `changes`, one after the other, before it executes. Which of them the kernel refused

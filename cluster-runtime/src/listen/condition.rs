@@ -4,12 +4,12 @@
 //! changes hands. What differs is set back; a socket of which something cannot be set back, or not be read, is of no use any more.
 
 use std::io;
-use std::os::fd::{AsFd as _, AsRawFd as _, BorrowedFd};
+use std::os::fd::{AsRawFd as _, BorrowedFd};
 
 use libc::{IPPROTO_IP, IPPROTO_IPV6, IPPROTO_TCP, SOL_SOCKET};
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::socket::{SockaddrStorage, getpeername, getsockopt, sockopt};
-use socket2::{SockRef, Socket};
+use socket2::SockRef;
 
 use super::Transport;
 use crate::os;
@@ -55,11 +55,6 @@ struct Opt {
 const LONGEST: usize = 48;
 
 impl Condition {
-    /// What `socket` is like now.
-    pub(crate) fn of_socket(socket: &Socket) -> Self {
-        Self::of(socket.as_fd())
-    }
-
     /// What `socket` is like now.
     pub(crate) fn of(socket: BorrowedFd<'_>) -> Self {
         let setting = |option: &'static Opt| Some(Setting { option, value: option.read(socket)? });
@@ -282,6 +277,7 @@ static OPTIONS: [Opt; 102] = [
 #[cfg(test)]
 mod tests {
     use std::net::{TcpListener, TcpStream, UdpSocket};
+    use std::os::fd::AsFd as _;
 
     use super::*;
     use crate::listen::drop_syn;

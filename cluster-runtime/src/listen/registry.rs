@@ -522,10 +522,10 @@ impl Port {
             (Sockets::Shards { .. }, Some(address)) => self.unbound_shard(address).ok(),
             (Sockets::Shards { .. }, None) => None,
             (Sockets::Shared { socket, .. }, _) => {
-                return socket.as_ref().map_or_else(Condition::default, Condition::of_socket);
+                return socket.as_ref().map_or_else(Condition::default, |socket| Condition::of(socket.as_fd()));
             }
         };
-        fresh.as_ref().map_or_else(Condition::default, Condition::of_socket)
+        fresh.as_ref().map_or_else(Condition::default, |socket| Condition::of(socket.as_fd()))
     }
 
     /// Takes shards for the slots after the last; they listen from here on.

@@ -99,7 +99,6 @@ impl Image {
         let (messages, their_messages) = UnixStream::pair()?;
         let lanes = Lanes { control: theirs, messages: their_messages.into() };
         let mut command = self.command();
-        // The session that it gets is a process group, too: a terminal's Ctrl-C reaches the primary only.
         command.stdin(Stdio::null());
         let (told, teller) = pipe2(OFlag::O_CLOEXEC | OFlag::O_NONBLOCK)?;
         os::tell_pid(&mut command, teller);

@@ -169,8 +169,10 @@ impl Workplace {
     /// What the child is to change about itself. The order matters: what needs a privilege comes before it is given up, and the limits
     /// after the last file that is opened.
     fn changes(&self, surroundings: &Surroundings, slot: usize) -> Result<Vec<Change>, ConfigError> {
-        // Only where the user is another: the scheduler gives each session a share of its own, which slows what processes say to each other.
-        let mut changes = if self.actor().is_some() { vec![Change::Session] } else { vec![Change::ProcessGroup] };
+        let is_dropped = self.dropped().is_some();
+        // A session only where the user is another: the scheduler gives each session a share of its own, and messages between processes
+        // are slower then.
+        let mut changes = vec![if is_dropped { Change::Session } else { Change::ProcessGroup }];
         if let Some(score) = surroundings.oom_score {
             changes.push(oom_score(score)?);
         }
@@ -183,7 +185,6 @@ impl Workplace {
         if let Some(affinity) = &surroundings.affinity {
             changes.push(Change::Cores(self.cores_of(affinity, slot)?));
         }
-        let is_dropped = self.dropped().is_some();
         let no_new_privs = self.setup.no_new_privs.unwrap_or(is_dropped);
         if is_dropped {
             changes.push(Change::BoundingSet { needless: no_new_privs });
