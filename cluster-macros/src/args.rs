@@ -395,7 +395,7 @@ fn count(key: Key, value: &Expr) -> Result<usize> {
 fn out_of_range(key: Key, number: &LitInt) -> Error {
     let Spec { name, .. } = key.spec();
     let auto = if key == Key::Workers { r#", or `workers = "auto"` for one per core"# } else { "" };
-    Error::new(number.span(), format_args!("`{name}` is a number from 1 to {MOST}{auto}"))
+    Error::new(number.span(), format_args!("`{name}` is out of range: write a number from 1 to {MOST}{auto}"))
 }
 
 fn function(value: Expr) -> Result<ExprPath> {
