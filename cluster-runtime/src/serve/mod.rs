@@ -187,7 +187,7 @@ impl Http {
     /// #[derive(cluster::Message)]
     /// struct Visit(Fd<std::net::TcpStream>);
     ///
-    /// # async fn f(worker: cluster::Worker<(), Visit>, app: axum::Router) -> cluster::Result {
+    /// # async fn f(worker: cluster::Worker<cluster::NoMessages, Visit>, app: axum::Router) -> cluster::Result {
     /// let http = Http::new();
     /// while let Some(Visit(connection)) = worker.recv().await {
     ///     let connection = connection.into_inner()?;
